@@ -15,18 +15,18 @@ import (
 	"testing"
 )
 
-// passedOn lists log arguments whose text comes from other packages. The manual does not
-// quote that text.
+// passedOn lists log arguments whose text comes from other packages. The manual does not quote that
+// text.
 var passedOn = []string{
 	"err.Error()",                 // an unreadable file
 	`k.name + " available again"`, // segments and state.db; the manual lists both
 	`k.name + " unavailable, keeping " + k.data + " in memory"`,
-	"line",      // lines from Serve, whose calls are checked instead
-	"msg",       // lines from package milter, whose calls are checked instead
-	"n",         // notes from package config, whose calls are checked instead
+	"line",      // lines from Serve; the test checks its calls instead
+	"msg",       // lines from package milter; the test checks its calls instead
+	"n",         // notes from package config; the test checks its calls instead
 	"e.Error()", // a configuration error
 	"w.Error()", // a configuration warning
-	"word",      // banned, unbanned
+	"word",      // banned or unbanned
 	`strings.TrimSuffix(line, "\n")`,
 }
 
@@ -159,7 +159,7 @@ func logged(call *ast.CallExpr) ast.Expr {
 			return at(0)
 		}
 	case name == "append" && at(1) != nil:
-		// Messages about sessions are built by appending to line.
+		// Messages about sessions are built by appending to a variable named line.
 		if x, ok := at(0).(*ast.SliceExpr); ok && last(x.X) == "line" {
 			if _, ok := literal(at(1)); ok {
 				return at(1)
@@ -197,8 +197,8 @@ func source(files *token.FileSet, e ast.Expr) string {
 	return b.String()
 }
 
-// inManual converts a message to the manual's form: the first line, with N or ... in place of each
-// value.
+// inManual converts a message to the form that the manual uses: the first line, with N or ... in
+// place of each value.
 func inManual(text string) string {
 	text, _, _ = strings.Cut(text, "\n")
 	text = regexp.MustCompile(`%d`).ReplaceAllString(text, "N")

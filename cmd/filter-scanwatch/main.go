@@ -59,8 +59,8 @@ func serve(e *engine.Engine) error {
 	return err
 }
 
-// stopOnSignal ends the input on SIGTERM and SIGINT, so that all data is saved as when
-// smtpd stops.
+// stopOnSignal ends the input on SIGTERM and SIGINT. The filter then saves all data, as it does
+// when smtpd stops.
 func stopOnSignal(e *engine.Engine) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
@@ -69,8 +69,8 @@ func stopOnSignal(e *engine.Engine) {
 		if syscall.Shutdown(int(os.Stdin.Fd()), syscall.SHUT_RD) == nil {
 			return
 		}
-		// A read from stdin cannot be interrupted unless stdin is a socket. Save the records
-		// without waiting for the read. The timeout limits the delay if the disk is not
+		// A read from stdin cannot be interrupted unless stdin is a socket, so do not wait for the
+		// read before saving the records. The timeout limits the delay if the disk is not
 		// responding.
 		saved := make(chan error, 1)
 		safego.Go(e.Log, "saving the last records", func() { saved <- e.Save() })

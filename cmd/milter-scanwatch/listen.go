@@ -42,9 +42,9 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	_ = os.Mkdir(filepath.Dir(path), 0o755) // on a temporary file system, each boot removes the directory
-	// The umask sets the mode. The directory's owner could replace the socket with a link, and
-	// chmod would follow the link.
+	_ = os.Mkdir(filepath.Dir(path), 0o755) // on a temporary file system, the directory is lost at each boot
+	// Set the mode with the umask instead of chmod, because the directory's owner could replace the
+	// socket with a link, and chmod would follow the link.
 	umask := 0o177
 	if gid >= 0 {
 		umask = 0o117
@@ -55,7 +55,7 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 	if err != nil {
 		return nil, err
 	}
-	l.SetUnlinkOnClose(false) // impossible inside the sandbox
+	l.SetUnlinkOnClose(false) // the sandbox does not allow removal
 	if gid >= 0 {
 		if err := os.Lchown(path, -1, gid); err != nil {
 			l.Close()
@@ -68,7 +68,7 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 // removeStale removes a socket on which no process is listening.
 func removeStale(path string) error {
 	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
-		return nil // if path is another kind of file, Listen returns the error
+		return nil // for any other kind of file, Listen returns the error
 	}
 	c, err := net.Dial("unix", path)
 	switch {

@@ -54,8 +54,8 @@ func main() {
 type front struct {
 	socket, group string
 	listener      net.Listener
-	server        atomic.Pointer[milter.Server] // nil before it serves
-	log           control.Log                   // of the mail server
+	server        atomic.Pointer[milter.Server] // nil until the milter serves clients
+	log           control.Log                   // log of the mail server
 }
 
 func (f *front) flags(flags *flag.FlagSet) {
@@ -75,14 +75,15 @@ func (f *front) prepare(e *engine.Engine) (err error) {
 	return err
 }
 
-// alive notes that scanwatch follow reads the log of the mail server. It returns false if the server
-// does not serve.
+// alive records that scanwatch follow is reading the mail server's log. It returns false if the
+// milter is not serving clients.
 func (f *front) alive() bool {
 	s := f.server.Load()
 	return s != nil && s.Alive()
 }
 
-// session adds the facts of a session in the log. It returns false if the server does not serve.
+// session adds the facts of a session in the log. It returns false if the milter is not serving
+// clients.
 func (f *front) session(facts string) (bool, error) {
 	s := f.server.Load()
 	l, err := milter.Decode(facts)
@@ -92,7 +93,7 @@ func (f *front) session(facts string) (bool, error) {
 	return s.Join(l), nil
 }
 
-// serve answers mail servers until SIGTERM.
+// serve serves mail servers until SIGTERM.
 func (f *front) serve(e *engine.Engine) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

@@ -31,7 +31,7 @@ func newReader(name string, uid uint32) reader {
 	if err != nil {
 		return r // a user ID without an account has no groups
 	}
-	ids, _ := u.GroupIds() // on error, only the primary group is known
+	ids, _ := u.GroupIds() // on error, use only the primary group
 	for _, id := range append(ids, u.Gid) {
 		if n, err := strconv.ParseUint(id, 10, 32); err == nil {
 			r.groups = append(r.groups, uint32(n))
@@ -40,7 +40,7 @@ func newReader(name string, uid uint32) reader {
 	return r
 }
 
-// may reports whether info allows what, a combination of the permission bits 4 (read) and 1 (enter
+// may reports whether info grants r the permissions in what: a combination of 4 (read) and 1 (enter
 // a directory).
 func (r *reader) may(what os.FileMode, info os.FileInfo) bool {
 	s, ok := info.Sys().(*syscall.Stat_t)
@@ -72,9 +72,9 @@ func (r *reader) problem(file string) string {
 	}
 }
 
-// checkFleet prints the fleet statement with the key's fingerprint, and warnings about files that
-// the filter or the companion share cannot read. filter is the filter's user, or negative if
-// unknown.
+// checkFleet prints the fleet statement with the key's fingerprint. It also warns about files that
+// the filter or the share companion cannot read. filter is the user ID of the filter, or negative
+// if unknown.
 func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string, ...any)) {
 	f := p.Fleet
 	if f == nil {
@@ -106,7 +106,7 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 		fmt.Fprintln(e.out, "bans by other hosts are observed, and not enforced")
 	}
 	if share == nil {
-		return // scanwatch facts can replace the companion
+		return // scanwatch facts works without the companion
 	}
 	o := &share.Share
 	if o.Password != "" {

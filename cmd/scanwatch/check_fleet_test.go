@@ -9,8 +9,8 @@ import (
 	"scanwatch/rules"
 )
 
-// TestFileReaders checks that check determines who can read a file: the owner, the group or all
-// users, provided that they can enter the directory.
+// TestFileReaders checks how scanwatch check determines who can read a file: its owner, its group
+// or all users, provided that they can enter the directory.
 func TestFileReaders(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etc")
 	file := filepath.Join(dir, "fleet.key")
@@ -57,7 +57,7 @@ func TestFileReaders(t *testing.T) {
 	}
 }
 
-// TestLongestBan checks that the policy text and package share have the same default limit.
+// TestLongestBan checks that the policy text and package share use the same default limit.
 func TestLongestBan(t *testing.T) {
 	if rules.DefaultLongest != share.DefaultLimits().Duration {
 		t.Error(rules.DefaultLongest, share.DefaultLimits().Duration)

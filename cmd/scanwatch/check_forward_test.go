@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestCheckSyslogSocket checks that check warns about a missing syslog socket, and about a file
-// that is not a socket.
+// TestCheckSyslogSocket checks that scanwatch check warns about a missing syslog socket, and about
+// a file that is not a socket.
 func TestCheckSyslogSocket(t *testing.T) {
 	dir := t.TempDir()
 	conf, file, socket := filepath.Join(dir, "conf"), filepath.Join(dir, "file"), filepath.Join(dir, "log")

@@ -75,9 +75,8 @@ func runAnonymize(e *env, out, keyFile string) error {
 	return r.Incomplete()
 }
 
-// safeOutput returns an error if root would write to a directory that another user can
-// replace. If the directory is missing, it is created first, because another user might
-// create it.
+// safeOutput returns an error if root would write to a directory that another user can replace. If
+// the directory is missing, safeOutput creates it, before another user can create it.
 func safeOutput(out string) error {
 	for _, dir := range []string{filepath.Dir(out), out} {
 		u, err := owner.Of(dir)
@@ -87,12 +86,13 @@ func safeOutput(out string) error {
 		case u != nil:
 			return fmt.Errorf("write %s: %v could replace it; name a new directory that only root can replace", out, u)
 		}
-		_ = os.Mkdir(out, 0o700) // Copy reports the error
+		_ = os.Mkdir(out, 0o700) // on error, Copy returns it
 	}
 	return nil
 }
 
-// anonymizeKey returns the key in file. If the file does not exist, it is created with a new key.
+// anonymizeKey returns the key in file. If the file does not exist, anonymizeKey creates it with a
+// new key.
 func anonymizeKey(file string, fresh []byte) ([]byte, error) {
 	f, err := owner.Open(file)
 	switch {

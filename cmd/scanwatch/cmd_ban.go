@@ -103,7 +103,7 @@ func (e *env) exempt() func(*store.Record) string {
 	var c *config.Config
 	if lists, err := lookup.Builtin(); err == nil {
 		if c, err = e.configuration("", lists); err != nil {
-			c = nil // the filter cannot load it either
+			c = nil // the filter cannot load the configuration either
 		}
 	}
 	return func(r *store.Record) string {
@@ -114,8 +114,7 @@ func (e *env) exempt() func(*store.Record) string {
 	}
 }
 
-// note prints a note from the filter, after flushing the output so that the note comes
-// last.
+// note prints a note from the filter. It first flushes the output, so that the note comes last.
 func (e *env) note(s string) {
 	if s != "" {
 		_ = e.out.Flush()

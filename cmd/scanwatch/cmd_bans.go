@@ -88,7 +88,7 @@ type bannedHost struct {
 	why.Ban
 	Name string `json:"name,omitempty"`
 	Org  string `json:"organisation,omitempty"`
-	Mode string `json:"mode,omitempty"` // the filter's mode; in observe mode, no ban is enforced
+	Mode string `json:"mode,omitempty"` // the filter's mode; in mode observe, no ban is enforced
 }
 
 func bansJSON(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost, mode string) error {
@@ -148,8 +148,8 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 	para(text.Plural(len(list), "ban")+": "+strings.Join(rules, ", "), 2)
 }
 
-// offence returns the ordinal of the offence on this host, or "-" if another host banned a client
-// that committed no offence here.
+// offence returns the ordinal number of the offence on this host. It returns "-" for another host's
+// ban if the client committed no offence here.
 func offence(b *memory.Ban) string {
 	if b.Times == 0 {
 		return "-"
@@ -194,8 +194,8 @@ func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, er
 	return hosts, err
 }
 
-// ladders returns a function that looks up the duration of a banned host's next ban. The
-// configuration determines the duration.
+// ladders returns a function that returns the duration of a banned host's next ban under the
+// current configuration.
 func (e *env) ladders() func(*memory.Ban) string {
 	rungs := make(map[string][]time.Duration)
 	lists, err := lookup.Builtin()
@@ -219,7 +219,7 @@ func (e *env) completeBanned(_ *cobra.Command, args []string, begun string) ([]s
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var offers []string
-	_, _ = dir.Bans(func(b *memory.Ban) bool { // without a state directory, there are no bans
+	_, _ = dir.Bans(func(b *memory.Ban) bool { // on error, no bans are offered
 		if p := prefix.String(b.Prefix); !b.Expired(e.now()) && strings.HasPrefix(p, begun) {
 			offers = append(offers, p+"\t"+text.Escape(b.Rule+b.On()))
 		}

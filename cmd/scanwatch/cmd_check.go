@@ -138,7 +138,7 @@ func checkServices(e *env, p *rules.Policy) {
 		}
 		if info, err := os.Stat(state); err == nil {
 			if s, ok := info.Sys().(*syscall.Stat_t); ok {
-				filter = int(s.Uid) // the state directory's owner is the filter's user
+				filter = int(s.Uid) // the filter runs as the state directory's owner
 			}
 		}
 	}
@@ -211,7 +211,7 @@ func printDownloads(e *env, feeds []*fetch.Feed) {
 	}
 }
 
-// proposeGateways prints the addresses that, according to the state, many hosts share.
+// proposeGateways prints the addresses that many hosts share according to the state.
 func (e *env) proposeGateways(policy *rules.Policy) {
 	dir, err := e.stateDir()
 	if err != nil {

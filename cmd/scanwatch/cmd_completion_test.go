@@ -96,7 +96,7 @@ func TestCompletion(t *testing.T) {
 			if begun == "" {
 				begun = words[len(words)-1]
 			}
-			// Shells discard suggestions that do not start with the typed text.
+			// Shells discard suggestions that do not start with the text already typed.
 			if offer != "" && offer[0] != ':' && strings.HasPrefix(offer, begun) {
 				got = append(got, offer)
 			}

@@ -24,8 +24,8 @@ import (
 // exportDays is the default for --since and --ttl in days.
 const exportDays = 7
 
-// exportMode is the mode of new export files, which must be readable by daemons that run
-// as other users.
+// exportMode is the mode of new export files. Daemons that run as other users must be able to read
+// the files.
 const exportMode = 0o644
 
 type exportFlags struct {
@@ -158,8 +158,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 	if err != nil {
 		return err
 	}
-	// Write the new state to FILE.new. Once the consumer has loaded the changes, it
-	// renames FILE.new to FILE. If the export fails, no older FILE.new may remain.
+	// Write the new state to FILE.new. The program that loads the changes then renames FILE.new to
+	// FILE. If the export fails, no FILE.new of an earlier export may remain.
 	if f.diff != "" {
 		if err := remove(f.diff + ".new"); err != nil {
 			return err
@@ -188,8 +188,8 @@ func runExport(e *env, cmd *cobra.Command, f *exportFlags, args []string) error 
 	return nil
 }
 
-// exportEntries returns the list and the number of omitted entries by reason. If the operator has
-// stopped enforcement, the list is empty, so that firewalls that load it also stop enforcing.
+// exportEntries returns the list, and the number of omitted entries by reason. If the operator has
+// stopped enforcement, the list is empty, so that firewalls that load the list also stop blocking.
 func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted map[string]int, err error) {
 	switch halted, err := exportlist.Halted(o.Dir.Path); {
 	case err != nil:
@@ -209,7 +209,7 @@ func exportEntries(e *env, o *exportlist.Options) (list *export.List, omitted ma
 	return list, omitted, nil
 }
 
-// remove removes a file, which need not exist.
+// remove removes a file if it exists.
 func remove(name string) error {
 	p, err := owner.Resolve(name)
 	if err != nil {
@@ -244,8 +244,8 @@ func writeExport(e *env, f *exportFlags, format *export.Format, list *export.Lis
 		return err
 	}
 	err = output.To(e.out, f.output, exportMode, write)
-	// If the list was not written completely, the consumer has not loaded it, and the new
-	// state must not be written.
+	// Do not write the new state if the list was not written completely, because the reader cannot
+	// have loaded it.
 	if failed := e.out.Flush(); failed != nil {
 		err = fmt.Errorf("write the list: %v", failed)
 	}

@@ -71,7 +71,7 @@ func newFacts(e *env) *cobra.Command {
 
 const maxFactFiles = 1000
 
-// factsFleet returns the configured fleet, as modified by the flags, and the key. friends reports
+// factsFleet returns the configured fleet, with changes by the flags, and the key. friends reports
 // whether this key differs from the fleet's key.
 func factsFleet(e *env, f *factsFlags) (fleet rules.Fleet, key fleetkey.Key, friends bool, err error) {
 	dir, err := e.stateDir()
@@ -101,8 +101,8 @@ func factsFleet(e *env, f *factsFlags) (fleet rules.Fleet, key fleetkey.Key, fri
 	return fleet, key, err != nil || own != key, nil
 }
 
-// sharedRows returns this host's rows that other hosts may receive. names reports whether names in
-// them are hashed with the given key.
+// sharedRows returns this host's rows that other hosts may receive. names reports whether the names
+// in these rows are hashed with the given key.
 func sharedRows(e *env, key fleetkey.Key) (rows iter.Seq[kv.Entry], names bool, err error) {
 	dir, err := e.stateDir()
 	if err != nil {
@@ -147,7 +147,7 @@ func runFactsExport(e *env, f *factsFlags) error {
 		n, err = x.Write(w, rows, e.now())
 		return err
 	}
-	const private = 0o600 // other users of this host must not read bans
+	const private = 0o600 // bans must not be readable by other users of this host
 	err = output.To(e.out, f.output, private, write)
 	if err != nil || output.IsStdout(f.output) {
 		return err

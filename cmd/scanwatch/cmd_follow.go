@@ -50,7 +50,7 @@ func newFollow(e *env) *cobra.Command {
 	return cmd
 }
 
-// errFollow is returned after an error that the engine has logged.
+// errFollow is returned after an error that the engine has already logged.
 var errFollow = errors.New("follow: ended by an error")
 
 func kindNames() (names []string) {
@@ -62,7 +62,7 @@ func kindNames() (names []string) {
 
 func kindList() string { return strings.Join(kindNames(), ", ") + "." }
 
-// completeKind completes the kind, and then the file.
+// completeKind completes the kind of log first, and then the file.
 func completeKind(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	if len(args) == 0 {
 		return kindNames(), cobra.ShellCompDirectiveNoFileComp
@@ -70,8 +70,8 @@ func completeKind(cmd *cobra.Command, args []string, word string) ([]string, cob
 	return completeFiles(cmd, args, word)
 }
 
-// followForMilter sends the facts in a log to the milter of the state directory. The milter may start
-// later, but only its user may change the directory.
+// followForMilter sends the facts in a log to the milter that uses the state directory. The milter
+// may be started later. Only the milter's user may change the directory.
 func followForMilter(e *env, front *followlog.Front, open bool) error {
 	dir, err := e.stateDir()
 	if err != nil {

@@ -77,7 +77,7 @@ func runFsck(e *env, repair, asJSON bool) error {
 			return err
 		}
 		all, bad = all-1, bad-1
-		if repair { // there is no data from which to repair it
+		if repair { // a missing file cannot be repaired
 			e.warn(missing.Error())
 			missing = nil
 		}

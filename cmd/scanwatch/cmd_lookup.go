@@ -50,7 +50,7 @@ func runLookup(e *env) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(runDir); err != nil { // access cannot be granted later
+	if _, err := os.Stat(runDir); err != nil { // the sandbox cannot grant access later
 		return fmt.Errorf("directory of the filter's socket: %w", err)
 	}
 	if err := become(companion.User); err != nil {

@@ -78,7 +78,7 @@ func (e *env) source(fs *pflag.FlagSet, s *selector.Selector) (*reports.Source, 
 		return nil, err
 	}
 	src := &reports.Source{Dir: dir, Selector: s, Zone: e.zone, Stale: stale(e)}
-	src.Host, _ = os.Hostname() // not fatal: the name appears only in the title
+	src.Host, _ = os.Hostname() // on error, only the name in the title is missing
 	return src, nil
 }
 

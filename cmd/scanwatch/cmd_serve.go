@@ -66,7 +66,7 @@ func runServe(e *env) error {
 		return err
 	}
 	runDir := cmp.Or(set.RunDir, control.DefaultRunDir())
-	if _, err := os.Stat(runDir); err != nil { // access cannot be granted later
+	if _, err := os.Stat(runDir); err != nil { // the sandbox cannot grant access later
 		return fmt.Errorf("directory of the filter's socket: %w", err)
 	}
 	if err := server.Listen(); err != nil {
@@ -81,9 +81,9 @@ func runServe(e *env) error {
 	defer stop()
 	follower := follow.Follower{RunDir: runDir, Name: companion.Name(), Log: log}
 	if !server.HasBans() {
-		follower.Every = 365 * 24 * time.Hour // the follower only reports the status
+		follower.Every = 365 * 24 * time.Hour // all bans need not be reread, because this follower only reports the status
 	}
-	// Answers allocate no memory, so frequent garbage collections cost little.
+	// Responses allocate no memory, so frequent garbage collections cost little.
 	debug.SetGCPercent(30)
 	var all sync.WaitGroup
 	all.Go(func() { follower.Run(ctx, server.Apply) })
@@ -92,8 +92,8 @@ func runServe(e *env) error {
 	return nil
 }
 
-// serviceLog returns a logger for a service, without timestamps, which the service
-// manager adds.
+// serviceLog returns a logger for a service. The logger writes no timestamps, because the service
+// manager adds them.
 func serviceLog(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey && len(groups) == 0 {
@@ -103,7 +103,7 @@ func serviceLog(w io.Writer) *slog.Logger {
 	}}))
 }
 
-// become switches a service started by root to another user.
+// become makes a service that root has started continue as another user.
 func become(name string) error {
 	if os.Geteuid() != 0 {
 		return nil

@@ -78,7 +78,7 @@ func runSync(e *env, dry bool, args []string) error {
 	return nil
 }
 
-// statusEvery is the maximum delay until the filter's status shows an error.
+// statusEvery is the maximum delay until the filter's status shows an error of the companion.
 const statusEvery = 5 * time.Second
 
 // withoutTime removes the time from a log line. The program that receives the log adds

@@ -67,7 +67,7 @@ func organisations(e *env) (func(netip.Addr) string, error) {
 	}
 	c, err := e.configuration("", lists)
 	if err != nil {
-		c = &config.Config{} // the filter reports the same problem
+		c = &config.Config{} // the filter's status shows the same problem
 	}
 	return func(a netip.Addr) string {
 		if row := lists.Addr(a); row != nil {

@@ -28,7 +28,7 @@ var topScreens = []struct {
 	{"help", 80, 24, []string{"?"}, "keys of"},
 	{"evidence", 80, 24, []string{"q", "s"}, "by evidence"},
 	{"filter", 80, 24, []string{"/", "s", "h", "o", "d"}, "filter: shod"},
-	{"", 80, 24, []string{"Escape"}, "7, by evidence"}, // a separate step, because Escape before another key means Alt
+	{"", 80, 24, []string{"Escape"}, "7, by evidence"}, // on its own, because Escape before another key means Alt
 	{"refused", 80, 24, []string{"s", "s", "s", "s", "j", "j", "j", "j", "b", "y"}, "scanwatch ban --force"},
 	{"question", 80, 24, []string{"k", "b"}, "y/n"},
 	{"banned", 80, 24, []string{"y"}, "192.0.2.3 [^\n]*banned.*is banned until"},
@@ -203,9 +203,9 @@ func startFilter(t *testing.T, dir, state string) (stop func()) {
 	return stop
 }
 
-// TestTopInTmux checks that a real terminal shows the golden screens. The screen must
-// follow the terminal's size, and the terminal must be restored at the end. If the filter
-// restarts, top must reconnect.
+// TestTopInTmux checks the golden screens in a real terminal. The screen must follow changes of the
+// terminal's size, and the terminal must be restored at the end. If the filter restarts, top must
+// reconnect.
 func TestTopInTmux(t *testing.T) {
 	dir, err := os.MkdirTemp("", "sw") // a path short enough for the sockets
 	if err != nil {

@@ -27,8 +27,8 @@ type testFlags struct {
 	stream, session        string
 }
 
-// A stepFlag is a repeatable flag. All step flags append to the same list, which
-// preserves their order.
+// A stepFlag is a repeatable flag. All step flags append to the same list, so that the order on the
+// command line is preserved.
 type stepFlag struct {
 	kind string
 	list *[]trial.Step

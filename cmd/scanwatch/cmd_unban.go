@@ -58,14 +58,14 @@ func runUnban(e *env, arg string, within bool) error {
 	})
 }
 
-// notBanned returns the error for a host or network that has no separate ban.
+// notBanned returns the error for a host or network that has no ban of its own.
 func (e *env) notBanned(p netip.Prefix, within bool) error {
 	if within {
 		return fmt.Errorf("no bans in %s", prefix.String(p))
 	}
 	inside := 0
 	if dir, err := e.stateDir(); err == nil {
-		_, _ = dir.Bans(func(b *memory.Ban) bool { // if the state cannot be read, no bans are listed
+		_, _ = dir.Bans(func(b *memory.Ban) bool { // if the state is unreadable, no bans are listed
 			if !b.Expired(e.now()) && p.Contains(b.Prefix.Addr()) && b.Prefix.Bits() > p.Bits() {
 				inside++
 			}

@@ -22,7 +22,7 @@ import (
 	"scanwatch/internal/text"
 )
 
-// exitKept is the exit status of an update that kept an old file because the new one was doubtful.
+// exitKept is the exit status if an update kept an old file because the new file was doubtful.
 const exitKept = 4
 
 type updateFlags struct{ list, now, any, dry, quiet, json bool }
@@ -45,7 +45,7 @@ func newUpdate(e *env) *cobra.Command {
 			return runUpdate(e, &f, args)
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) (names []string, _ cobra.ShellCompDirective) {
-			feeds, _, _ := feedsOf(e) // without a valid configuration, there are no names
+			feeds, _, _ := feedsOf(e) // without a valid configuration, no names are offered
 			for _, f := range feeds {
 				names = append(names, f.Name)
 			}
@@ -89,7 +89,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		return err
 	}
 	o.Early, o.Any, o.DryRun = f.now, f.any, f.dry
-	if os.Geteuid() != 0 { // root changes its rights for each file
+	if os.Geteuid() != 0 { // if root runs the command, it changes its rights for each file
 		var dirs []string
 		for _, f := range feeds {
 			dirs = append(dirs, filepath.Dir(f.File), filepath.Dir(linkTarget(f.File)))
@@ -100,14 +100,15 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	results := []fetch.Result{} // [] instead of null in JSON
+	results := []fetch.Result{} // so that JSON contains [] instead of null
 	kept, failed, waiting := 0, 0, 0
 	for _, feed := range feeds {
 		if ctx.Err() != nil {
 			break
 		}
 		var r fetch.Result
-		// The files belong to the timer's user, even if root runs the command.
+		// The files belong to the user that runs the timer. If root runs the command, it must act
+		// as that user.
 		if err := owner.DoFile(feed.File, func() error { r = feed.Run(ctx, o); return nil }); err != nil {
 			r = fetch.Result{Name: feed.Name, File: feed.File, URL: feed.URL, Outcome: fetch.Failed, Why: err.Error()}
 		}
@@ -153,7 +154,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 
 // stale describes the configured feeds whose last success is too old.
 func stale(e *env) (problems []string) {
-	feeds, _, _ := feedsOf(e) // without a valid configuration, there are no feeds
+	feeds, _, _ := feedsOf(e) // without a valid configuration, no feeds are checked
 	for _, f := range feeds {
 		if problem := f.Stale(e.now()); problem != "" {
 			problems = append(problems, problem)
@@ -162,7 +163,7 @@ func stale(e *env) (problems []string) {
 	return problems
 }
 
-// linkTarget returns the target of a link, or file if there is none.
+// linkTarget returns the target of a link, or file if it is not a link.
 func linkTarget(file string) string {
 	if target, err := filepath.EvalSymlinks(file); err == nil {
 		return target
@@ -173,7 +174,7 @@ func linkTarget(file string) string {
 // label names a file in messages.
 func label(r *fetch.Result) string { return r.Name + " " + filepath.Base(r.File) }
 
-// remedy returns the command that accepts a file whose size was doubted, or "".
+// remedy returns the command that accepts a file of a doubtful size, or "".
 func remedy(r *fetch.Result, zone *time.Location) string {
 	if r.AnySize.IsZero() {
 		return ""

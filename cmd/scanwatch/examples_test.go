@@ -15,7 +15,7 @@ import (
 	"scanwatch/store"
 )
 
-// exampleScripts maps examples in the manual to scripts, if they need more than a history. The
+// exampleScripts maps examples in the manual that need more than recorded sessions to scripts. The
 // scripts also check the output.
 var exampleScripts = map[string]string{
 	"scanwatch backtest ": "backtest.txtar",
@@ -71,7 +71,7 @@ func TestManualExamples(t *testing.T) {
 	if commands < 10 {
 		t.Fatalf("only %d commands in the examples", commands)
 	}
-	// Here, the commands only have to succeed. Scripts also check the output.
+	// This test only checks that the commands succeed. Scripts also check the output.
 	file := filepath.Join(t.TempDir(), "examples.txtar")
 	if err := os.WriteFile(file, []byte(script.String()), 0o644); err != nil {
 		t.Fatal(err)

@@ -74,7 +74,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// mails adds an accepted message from each of n hosts to both the state and the records.
+// mails adds an accepted message from each of n hosts, both to the state and to the records.
 func (s *site) mails(n int, ago time.Duration) {
 	for i := range n {
 		c := &memory.Client{Addr: hostNumber(i), Domain: fmt.Sprintf("d%d.example", i), Helo: fmt.Appendf(nil, "mx.d%d.example", i)}
@@ -133,10 +133,10 @@ func (s *site) prune(before time.Time) {
 	}
 }
 
-// TestExportForgotten checks that a host with accepted mail is not exported when the
-// table of known hosts is full. A month ago, 20,000 hosts sent a message, and yesterday
-// each of them caused a finding. If that month's records are missing as well, findings
-// prove nothing, and the export must fail. The filter's bans can still be exported.
+// TestExportForgotten checks that a host with accepted mail is not exported even if the table of
+// known hosts is full. A month ago, 20,000 hosts sent a message each, and yesterday each of them
+// caused a finding. If the records of that month are also missing, findings prove nothing, and the
+// export must fail. An export of the filter's bans must still succeed.
 func TestExportForgotten(t *testing.T) {
 	if testing.Short() {
 		t.Skip("SKIP: 40,000 sessions are omitted with -short")
@@ -185,15 +185,15 @@ func TestExportForgotten(t *testing.T) {
 	}
 }
 
-// TestExportKnown checks when the table of known hosts and the records suffice for
-// exporting findings.
+// TestExportKnown checks which combinations of the table of known hosts and the records are enough
+// to export findings.
 func TestExportKnown(t *testing.T) {
-	evict := func(s *site) { // evicts hosts that sent mail on the previous day
+	evict := func(s *site) { // evict hosts that sent mail on the previous day
 		for i := range 30_000 {
 			s.memory.Peers.Delivered(&memory.Client{Addr: hostNumber(1<<21 | i)}, memory.Delivery{Messages: 1}, now.Add(-aDay).UnixMicro())
 		}
 	}
-	spare := func(s *site) string { // records the mail of an evicted host
+	spare := func(s *site) string { // record the mail of an evicted host
 		s.records(1, 30*aDay, "", 1)
 		s.records(2, time.Hour, "harvest", 0)
 		return hostNumber(1).String() + "\n"
@@ -441,8 +441,8 @@ func TestExportKnown(t *testing.T) {
 	}
 }
 
-// TestExportSum checks that accepted mail in an aggregate exempts the host. Even if every
-// session has a finding, the mail may belong to a session without an offence.
+// TestExportSum checks that accepted mail in an aggregate exempts the host. The mail may belong to
+// a session without an offence, even if every session has a finding.
 func TestExportSum(t *testing.T) {
 	s := newSite(t)
 	s.save()
@@ -467,8 +467,8 @@ func TestExportSum(t *testing.T) {
 	}
 }
 
-// TestExportRules checks exports without a configuration or a running filter. An export
-// must fail if the records contain decisions by rules; manual bans do not count.
+// TestExportRules checks exports without a configuration or a running filter. An export must fail
+// if rules have made decisions in the recorded sessions. Manual bans do not count.
 func TestExportRules(t *testing.T) {
 	for _, c := range []struct {
 		step   store.Step
@@ -580,16 +580,15 @@ func (s *site) file(ago time.Duration) (name string, content []byte) {
 	return all[0], content
 }
 
-// emptyDay corrupts all of a day's records, repairs the day and removes the quarantined
-// file.
+// emptyDay corrupts all records of a day, repairs the day, and removes the quarantined file.
 func (s *site) emptyDay(ago time.Duration) {
 	s.t.Helper()
 	name, content := s.file(ago)
 	s.repairDay(name, make([]byte, len(content)))
 }
 
-// cutDay corrupts the finding in one of a day's records, repairs the day and removes the
-// quarantined file.
+// cutDay corrupts the finding in one record of a day, repairs the day, and removes the quarantined
+// file.
 func (s *site) cutDay(ago time.Duration) {
 	s.t.Helper()
 	name, content := s.file(ago)
@@ -616,8 +615,8 @@ func (s *site) repairDay(name string, content []byte) {
 	}
 }
 
-// TestExportGapZones checks that an export detects lost days in every time zone, and that
-// the remedy given in the error works.
+// TestExportGapZones checks that an export detects lost days in every time zone. The remedy in the
+// error must work.
 func TestExportGapZones(t *testing.T) {
 	for _, name := range []string{"UTC", "Asia/Tokyo", "America/Los_Angeles"} {
 		zone, err := time.LoadLocation(name)
@@ -666,8 +665,8 @@ func TestExportGapZones(t *testing.T) {
 	}
 }
 
-// TestExportWithOffences checks that rows with an offence but no ban do not abort an
-// export. Such a row exists after the first offence if a rule bans on the second.
+// TestExportWithOffences checks that an export accepts rows with an offence but without a ban. If a
+// rule bans after the second offence, the first offence creates such a row.
 func TestExportWithOffences(t *testing.T) {
 	s := newSite(t)
 	at := now.Add(-time.Hour).UnixMicro()
@@ -687,7 +686,7 @@ func TestExportWithOffences(t *testing.T) {
 func TestExportFuture(t *testing.T) {
 	s := newSite(t)
 	s.records(2, time.Hour, "harvest", 0)
-	s.records(1, -3650*aDay, "harvest", 0) // of the first host
+	s.records(1, -3650*aDay, "harvest", 0) // from the first host
 	s.save()
 	later := now
 	defer func(at time.Time) { now = at }(now)

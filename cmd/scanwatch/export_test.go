@@ -51,8 +51,8 @@ func exports(t *testing.T, dir string, args ...string) (out, stderr string) {
 	return string(text), e.String()
 }
 
-// TestExportSpares checks that hosts with legitimate mail or a login are never exported,
-// even if their network is banned manually. Expired and observed bans must not be
+// TestExportSpares checks that hosts with legitimate mail or a login are never exported, even if
+// their network is banned manually. Bans that have expired or are only observed must not be
 // exported either.
 func TestExportSpares(t *testing.T) {
 	at := func(d time.Duration) int64 { return now.Add(d).UnixMicro() }
@@ -70,9 +70,9 @@ func TestExportSpares(t *testing.T) {
 			ban(m, a, 24*time.Hour, false)
 		}
 		m.Peers.Delivered(who("203.0.113.50"), memory.Delivery{Messages: 1}, at(-80*24*time.Hour))
-		m.Peers.Misbehaved(who("203.0.113.50"), at(-2*time.Hour)) // an offence, but still exempt
+		m.Peers.Misbehaved(who("203.0.113.50"), at(-2*time.Hour)) // despite an offence, the host is still exempt
 		m.Peers.Delivered(who("203.0.113.51"), memory.Delivery{Messages: 1}, at(-200*24*time.Hour))
-		m.Logins.Succeeded(who("2001:db8:5::2"), at(-20*24*time.Hour)) // the same /64
+		m.Logins.Succeeded(who("2001:db8:5::2"), at(-20*24*time.Hour)) // a host in the same /64
 		m.Logins.Succeeded(who("198.51.100.7"), at(-60*24*time.Hour))
 		m.Bans.AddPrefix(netip.MustParsePrefix("203.0.112.0/22"), 24*time.Hour, "by the postmaster", at(0))
 		m.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/24"), 24*time.Hour, "by the postmaster", at(0))
@@ -125,8 +125,7 @@ func BenchmarkExport(b *testing.B) {
 	}
 }
 
-// A visitOf describes a session to record, which has a finding unless evidence is
-// empty.
+// A visitOf describes a session to record. The session has a finding unless evidence is empty.
 type visitOf struct {
 	src, rdns, evidence string
 	ago                 time.Duration
@@ -151,7 +150,7 @@ func addVisits(t *testing.T, dir string, visits ...visitOf) {
 	}
 }
 
-// TestExportYoungMemory checks exports if the state is younger than the oldest mail that counts,
+// TestExportYoungMemory checks exports while the state is younger than the oldest mail that counts,
 // for example because state.db was lost. The records must then show which hosts sent legitimate
 // mail.
 func TestExportYoungMemory(t *testing.T) {
@@ -182,8 +181,8 @@ func TestExportYoungMemory(t *testing.T) {
 	}
 }
 
-// TestExportSparesLater checks which bans from before --since are not exported. A banned host may
-// have become exempt without a session since, and a banned network may include an exempt host.
+// TestExportSparesLater checks which bans from before --since are omitted. A banned host may have
+// become exempt without having had another session. A banned network may contain an exempt host.
 func TestExportSparesLater(t *testing.T) {
 	const day = 24 * time.Hour
 	dir := mkState(t, func(m *memory.Memory) {
@@ -210,8 +209,8 @@ func TestExportSparesLater(t *testing.T) {
 	}
 }
 
-// TestExportAsksTheFilter checks that an export fails if a running filter does not
-// answer. The filter's files do not show whether the operator has stopped enforcement.
+// TestExportAsksTheFilter checks that an export fails if a running filter does not answer. Only the
+// filter knows whether the operator has stopped enforcement.
 func TestExportAsksTheFilter(t *testing.T) {
 	full := mkState(t, func(m *memory.Memory) {
 		m.Bans.AddPrefix(netip.MustParsePrefix("11.0.0.0/24"), 24*time.Hour, "by the postmaster", now.UnixMicro())
@@ -239,7 +238,7 @@ func TestExportAsksTheFilter(t *testing.T) {
 			if err != nil {
 				return
 			}
-			c.Close() // like a filter with too many clients
+			c.Close() // as a filter with too many clients does
 		}
 	}()
 	defer func() { l.Close(); <-ended }()

@@ -58,7 +58,7 @@ func newPeople(t *testing.T) *people {
 		t.Fatal(err)
 	}
 	hashed := string(privacy.New(key).Mailbox(nil, []byte(personMail)))
-	p.memory.Days.Add(&memory.Ended{}, now.Add(-100*aDay).UnixMicro()) // the table reaches back further than any mail
+	p.memory.Days.Add(&memory.Ended{}, now.Add(-100*aDay).UnixMicro()) // the table goes back further than any mail
 	for _, ago := range []time.Duration{50 * time.Hour, 26 * time.Hour, time.Hour} {
 		p.session(ago, personAddr, 1, "host.person.example", person()...)
 		p.sum(ago+time.Minute, personAddr)
@@ -199,12 +199,12 @@ func (p *people) search(words ...string) (found []string) {
 			return tx.Bucket([]byte("blocks")).ForEach(func(_, v []byte) error {
 				var r column.Reader
 				if r.Open(v[16:]) != nil {
-					return nil // corrupt
+					return nil // the column is corrupt
 				}
 				for i := range r.Len() {
 					var texts column.Texts
 					if r.Texts(i, &texts) != nil {
-						continue // columns of numbers
+						continue // the column contains numbers
 					}
 					for j := range r.Values(i) {
 						look(name+" "+string(r.Name(i)), texts.At(j))
@@ -234,7 +234,7 @@ func TestForgetFiles(t *testing.T) {
 	for _, c := range []struct {
 		who, out string
 		gone     []string
-		src      string // source of those sessions that have one
+		src      string // source of the sessions, except those without a source
 	}{
 		{personAddr, "sessions  123 sessions from this address", []string{personAddr, rawAddr(personAddr), "person.example"}, ""},
 		{personAddr + "/32", "sessions  123 ", []string{personAddr, rawAddr(personAddr), "person.example"}, ""},
@@ -287,8 +287,8 @@ func TestForgetFiles(t *testing.T) {
 	}
 }
 
-// TestDumpUser checks that dump finds a user regardless of case, and that it also finds a
-// name that was hashed as a possible password.
+// TestDumpUser checks that scanwatch dump finds a user regardless of case. It must also find a name
+// that was hashed as a possible password.
 func TestDumpUser(t *testing.T) {
 	p := newPeople(t)
 	key, err := privacyKey(p.dir)
@@ -365,9 +365,9 @@ func TestForgetBan(t *testing.T) {
 	}
 }
 
-// TestForgetExport checks that an erased host with mail is not exported as a scanner, and
-// that the export is otherwise complete. If the table of known hosts was full, the
-// records must show which hosts sent mail.
+// TestForgetExport checks that an erased host with mail is not exported as a scanner, and that all
+// other entries are exported. If the table of known hosts was full, the records must show which
+// hosts sent mail.
 func TestForgetExport(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		p := newPeople(t)

@@ -18,8 +18,8 @@ import (
 	"testing"
 )
 
-// TestForwardKills checks that each batch on disk survives when the process is killed at a random
-// point, and that the next process starts.
+// TestForwardKills kills the process at random points. Each batch on disk must survive, and the
+// next process must start.
 func TestForwardKills(t *testing.T) { forwardKills(t, 5) }
 
 // A killedBatch is the content of a batch from a killed process.
@@ -67,7 +67,7 @@ func (a *arrivals) count() int {
 	return a.requests
 }
 
-// lacks returns the given batches that have not arrived.
+// lacks returns those of the given batches that have not arrived.
 func (a *arrivals) lacks(ids map[string]bool) (missing []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -93,7 +93,7 @@ func forwardKills(t *testing.T, rounds int) {
 		return slices.DeleteFunc(names, func(name string) bool { return filepath.Base(name) == ".lock" })
 	}
 	stored := map[string]bool{} // batches seen on disk
-	old := map[string]bool{}    // their files
+	old := map[string]bool{}    // the files of these batches
 	added := func() bool {
 		return slices.ContainsFunc(files("*.json"), func(name string) bool { return !old[name] })
 	}
@@ -115,7 +115,7 @@ func forwardKills(t *testing.T, rounds int) {
 	}
 	for i := range rounds {
 		before := got.count()
-		got.accept(func() bool { return i%len(points) == 4 && rand.N(3) > 0 }) // the other points need a queued file
+		got.accept(func() bool { return i%len(points) == 4 && rand.N(3) > 0 }) // all other points need a queued file
 		_, end := start()
 		if point := points[i%len(points)]; i%len(points) > 0 {
 			f.watched()
@@ -130,7 +130,7 @@ func forwardKills(t *testing.T, rounds int) {
 		for range rand.N(2000) {
 			runtime.Gosched()
 		}
-		_ = end(syscall.SIGKILL) // killed
+		_ = end(syscall.SIGKILL) // end without any cleanup
 		for f.fan.Watching() > 0 {
 			runtime.Gosched()
 		}

@@ -34,7 +34,7 @@ type delivery struct {
 	header   http.Header
 }
 
-// forwardRecipes maps the manual's recipes to the files that they need, and to a check of the
+// forwardRecipes maps each recipe in the manual to the files that it needs, and to a check of the
 // deliveries.
 var forwardRecipes = map[string]struct {
 	files map[string]string
@@ -219,7 +219,7 @@ func forwardRecipe(t *testing.T, title, statement string, command []string) {
 	}
 	f.sendEvents("198.51.100.7")
 	d := <-arrived
-	for !strings.Contains(d.body, "198.51.100.7") { // the service's start, as a gap
+	for !strings.Contains(d.body, "198.51.100.7") { // skip the gap that the start of the service counts as
 		d = <-arrived
 	}
 	recipe.check(t, &d)
@@ -231,7 +231,7 @@ func forwardRecipe(t *testing.T, title, statement string, command []string) {
 	}
 }
 
-// runInstall runs a recipe's command that creates a file from standard input.
+// runInstall runs a command of a recipe that creates a file from standard input.
 func runInstall(t *testing.T, dir, command string, files map[string]string) {
 	t.Helper()
 	for name, content := range files {
@@ -249,8 +249,8 @@ func runInstall(t *testing.T, dir, command string, files map[string]string) {
 	}
 }
 
-// syslogServer returns the address of a server that passes on all data that it receives in a
-// connection.
+// syslogServer returns the address of a server. The server sends all data that it receives in a
+// connection to a channel.
 func syslogServer(t *testing.T, config *tls.Config, to chan<- delivery) string {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", config)

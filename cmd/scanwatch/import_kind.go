@@ -86,8 +86,8 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	return nil
 }
 
-// printSessions prints the number of sessions in an import, some of which may have been recorded
-// before.
+// printSessions prints the number of imported sessions. known is the number of sessions that were
+// already recorded.
 func printSessions(e *env, all, known int) {
 	again := ""
 	if known > 0 {

@@ -45,7 +45,7 @@ type env struct {
 	terminal io.Writer // unfiltered err, for progress
 	now      func() time.Time
 	zone     *time.Location
-	command  func(*env, []string) error // run, for commands that run other commands
+	command  func(*env, []string) error // runs a command line; for commands that run other commands
 }
 
 // A usageError is a mistake in the command line.
@@ -128,9 +128,9 @@ func (e *env) tree() (*rules.Config, string, error) {
 	return tree, name, err
 }
 
-// stateDir returns the state directory: the one given with -s, the configured one, or the default.
-// Without -f, an invalid configuration is used only for its store statement, because the filter
-// does the same.
+// stateDir returns the state directory: the directory given with -s, or the configured directory,
+// or the default. Without -f, only the store statement of an invalid configuration is used, because
+// the filter does the same.
 func (e *env) stateDir() (*statedir.Dir, error) {
 	var s rules.Settings
 	configured := ""
@@ -151,8 +151,7 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Config: configured, Now: e.now, Own: prefix.Local()}, nil
 }
 
-// checkSelector checks the selector, and makes it also match hashes of the selected
-// users.
+// checkSelector checks the selector. It also makes the selector match hashes of the selected users.
 func checkSelector(e *env, s *selector.Selector) error {
 	if err := s.Check(); err != nil {
 		return usageError{err}

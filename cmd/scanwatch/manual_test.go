@@ -17,8 +17,8 @@ import (
 	"scanwatch/store/export"
 )
 
-// TestManual checks that the manual documents exactly the commands and flags that exist,
-// and describes the selectors only once.
+// TestManual checks that the manual documents exactly the commands and flags that exist, and
+// describes the selectors only once.
 func TestManual(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {
@@ -134,8 +134,8 @@ func TestManualFormats(t *testing.T) {
 	}
 }
 
-// TestExportRecipes checks that no recipe pipes an export into its consumer, because a
-// failed export would empty the consumer's list.
+// TestExportRecipes checks that no recipe pipes an export directly into the program that loads it.
+// If the export failed, that program would load an empty list.
 func TestExportRecipes(t *testing.T) {
 	found := 0
 	for _, dir := range []string{"../../man", "../../docs", "../../contrib", "../../packaging", "../../ports", "../../README.md", ".", "../../store/export"} {

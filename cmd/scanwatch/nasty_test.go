@@ -34,9 +34,9 @@ var (
 	spreadsheet format = hostiletext.CSV
 )
 
-// nastyOutputs lists every output that can include text from clients: each command in each format.
-// In arguments, $N is replaced with hostile text, $ID with the ID of a session containing that text,
-// and $DIR with a directory whose files contain hostile text.
+// nastyOutputs lists every output that can contain text from clients: each command in each format.
+// In arguments, $N stands for hostile text, $ID for the ID of a session that contains this text,
+// and $DIR for a directory whose files contain hostile text.
 var nastyOutputs = []struct {
 	args   string
 	format format

@@ -18,8 +18,9 @@ import (
 	"github.com/maxmind/mmdbwriter/mmdbtype"
 )
 
-// recipeCases maps each recipe in scanwatch.conf(5) to sessions, given as flags of scanwatch test.
-// want is the outcome in enforce mode: the first rule that decides or bans, and its effect.
+// recipeCases maps each recipe in scanwatch.conf(5) to sessions. session contains the flags of
+// scanwatch test, and want is the outcome in enforce mode: the first rule that decides or bans, and
+// its effect.
 var recipeCases = map[string][]struct{ session, want string }{
 	"A small family server": {
 		{"--src 71.6.135.131 --rdns census1.shodan.io --helo x", "scanner: disconnect"},
@@ -133,7 +134,7 @@ func TestRecipes(t *testing.T) {
 				countries(t, filepath.Join(filepath.Dir(file), "country.mmdb"))
 				text = strings.ReplaceAll(text, database, "country.mmdb")
 			}
-			if strings.Contains(text, "\ncompanion ") { // check looks for the user and the directory
+			if strings.Contains(text, "\ncompanion ") { // scanwatch check requires the user and the directory of a companion
 				text = strings.NewReplacer("user _swlookup", "user 4004").Replace(text) + fmt.Sprintf("rundir %q\n", filepath.Dir(file))
 			}
 			if err := os.WriteFile(file, []byte(unroff(text)), 0o644); err != nil {

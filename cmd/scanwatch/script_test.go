@@ -106,8 +106,8 @@ func TestScript(t *testing.T) {
 				data[size+40] ^= 1
 				ts.Check(os.WriteFile(args[0], data, 0o640))
 			},
-			// mkconf writes test.conf with a fleet statement with the given options, and another
-			// statement.
+			// mkconf writes test.conf. The file consists of a fleet statement with the given
+			// options, and another statement.
 			"mkconf": func(ts *testscript.TestScript, _ bool, args []string) {
 				text := fmt.Sprintf("rundir %q\nfleet \"mx1\" key %q %s\n", ts.MkAbs("."), ts.MkAbs("fleet.key"), strings.Join(args, "\n"))
 				ts.Check(os.WriteFile(ts.MkAbs("test.conf"), []byte(text), 0o644))

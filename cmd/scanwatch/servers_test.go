@@ -53,8 +53,8 @@ func TestServersManual(t *testing.T) {
 	}
 }
 
-// TestServersViews checks that the views of sessions from other servers' logs do not name smtpd,
-// or a server without a name.
+// TestServersViews checks the views of sessions from the logs of other mail servers. The views must
+// not name smtpd, or show an empty server name.
 func TestServersViews(t *testing.T) {
 	for _, k := range serverlog.Kinds {
 		dir := t.TempDir()

@@ -31,12 +31,12 @@ import (
 	"scanwatch/cmd/internal/fetch"
 )
 
-// An internet imitates all HTTPS servers: a proxy answers each request itself, with certificates
-// from its own authority.
+// An internet imitates all HTTPS servers. The internet is a proxy that answers each request itself,
+// with certificates from its own authority.
 type internet struct {
 	authority string // file with the certificate
 	proxy     *httptest.Server
-	tls       *tls.Config // of all servers
+	tls       *tls.Config // for all servers
 	mu        sync.Mutex
 	answers   map[string]http.HandlerFunc // by host and path
 	asked     []string
@@ -189,7 +189,7 @@ rule r phase connect match src <a> asn <b> disconnect
 			t.Errorf("%s: exit status %d\n%s%s\nwant %d\n%s%s", c.args, status, out, stderr, c.status, c.stdout, c.stderr)
 		}
 	}
-	// The next day.
+	// Continue on the next day.
 	for name := range map[string]bool{"a.txt": true, "b1.txt": true, "b2.txt": true} {
 		later(t, filepath.Join(dir, name))
 	}
@@ -220,8 +220,8 @@ rule r phase connect match src <a> asn <b> disconnect
 	}
 }
 
-// TestStaleFeed checks that reports and metrics show a list that is no longer downloaded as a
-// problem, and that check prints its last success and the unusable key files.
+// TestStaleFeed checks a list that is no longer downloaded. Reports and metrics must show this as a
+// problem. scanwatch check must print the list's last success, and name unusable key files.
 func TestStaleFeed(t *testing.T) {
 	dir, conf := feedsConf(t, `store "state"
 table <a> file "a.txt" format addresses url "https://a.example/list" key "a.key"
@@ -252,7 +252,7 @@ companion forward user 4005 to url "/nonexistent/b.url" key "/nonexistent/b.key"
 	}
 }
 
-// later moves the time of the last request a week into the past.
+// later sets the time of the last request to a week earlier.
 func later(t *testing.T, file string) {
 	t.Helper()
 	var m map[string]any
@@ -267,7 +267,7 @@ func later(t *testing.T, file string) {
 	}
 }
 
-// TestUpdateConfiguration checks configuration errors, which check also reports.
+// TestUpdateConfiguration checks configuration errors, which scanwatch check also reports.
 func TestUpdateConfiguration(t *testing.T) {
 	for text, want := range map[string]string{
 		`table <a> file "a" feed spamhaus`:                           ":1:11: feed spamhaus is not in the catalogue; see scanwatch update --list",
@@ -342,8 +342,8 @@ func TestUpdateCatalogue(t *testing.T) {
 	}
 }
 
-// TestUpdateAsOwner checks that root acts as the owner of the file's directory, or of the directory
-// of a link's target. The target need not exist.
+// TestUpdateAsOwner checks that root acts as the owner of the file's directory. If the file is a
+// link, root must act as the owner of the directory of its target. The target need not exist.
 func TestUpdateAsOwner(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -372,7 +372,7 @@ func TestUpdateAsOwner(t *testing.T) {
 }
 
 // TestUpdateUnsafeDirectory checks that root does not use a directory that any user can change, and
-// that other files are downloaded.
+// that the other files are still downloaded.
 func TestUpdateUnsafeDirectory(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -390,8 +390,8 @@ func TestUpdateUnsafeDirectory(t *testing.T) {
 	}
 }
 
-// TestUpdateAsUser checks that the timer's user can update files in the sandbox, including a link's
-// target.
+// TestUpdateAsUser checks that the user that runs the timer can update files in the sandbox,
+// including the target of a link.
 func TestUpdateAsUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
@@ -422,8 +422,8 @@ table <b> file "link" format addresses url "https://a.example/b"
 	}
 }
 
-// TestFreshDrop runs the manual's recipe for Spamhaus DROP. A listed host is rejected, even after a
-// failed update, until it is removed from the list.
+// TestFreshDrop runs the manual's recipe for Spamhaus DROP. A listed host must be rejected until it
+// is removed from the list, even after a failed update.
 func TestFreshDrop(t *testing.T) {
 	page, err := os.ReadFile("../../man/scanwatch.8")
 	if err != nil {

@@ -123,12 +123,12 @@ func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
 	_, err := m.Incoming(rows, 0, at)
 	m.Bans.HaveStanding()
 	if ban, ok := m.Bans.Enforced(netip.PrefixFrom(c.Addr, c.Addr.BitLen()), at); ok {
-		m.Bans.Rejected(&ban, at) // exports omit the ban before
+		m.Bans.Rejected(&ban, at) // exports then omit the ban
 	}
 	return err
 }
 
-// TestForeignBans checks that other hosts' bans are found by rule name, and that exports and JSON
+// TestForeignBans checks that bans of other hosts are found by rule name, and that exports and JSON
 // name the host.
 func TestForeignBans(t *testing.T) {
 	dir := t.TempDir()
@@ -159,7 +159,7 @@ func TestViews(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(t.TempDir())        // keeps paths in the output short and constant
-	mark := []byte("smtpd 1\n") // of a filter that has stopped
+	mark := []byte("smtpd 1\n") // file of a filter that has stopped
 	if err := errors.Join(mkViews("state"), os.WriteFile("state/front-end", mark, 0o640), os.WriteFile("scanwatch.conf", []byte(viewsConf), 0o644)); err != nil {
 		t.Fatal(err)
 	}

@@ -19,8 +19,8 @@ type contestant struct {
 	name  string
 	build []string // build command; DIR is the directory for the programs, ROOT the repository
 	args  []string // arguments; DIR is the directory of the programs, STATE a new directory
-	told  bool     // args are registrations
-	slow  bool     // needs milliseconds per session
+	told  bool     // args contain registrations
+	slow  bool     // a session takes milliseconds
 	fast  bool     // included in the tests at fixed rates
 }
 
@@ -57,8 +57,8 @@ func goBuild(program, path string) []string {
 	return []string{"go", "build", "-trimpath", "-ldflags", "-s -w", "-o", "DIR/" + program, path}
 }
 
-// build builds the programs. Contestants whose tools are missing are logged and
-// skipped, but are an error if SCANWATCH_NO_SKIP is 1.
+// build builds the programs. If a contestant's tools are missing, build logs this and skips the
+// contestant. If SCANWATCH_NO_SKIP is 1, this is an error instead.
 func (b *bench) build() error {
 	return b.buildAll(append([]contestant{{name: "scanwatch", build: command}}, contestants...))
 }
@@ -110,8 +110,7 @@ type run struct {
 	b     *bench
 }
 
-// run starts a contestant. If a contestant's arguments are registrations, it receives the
-// registrations in registered.
+// run starts a contestant. If its arguments are registrations, it receives those in registered.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {
@@ -130,7 +129,7 @@ func (b *bench) runIn(c contestant, state string, registered map[string]bool) (*
 	if err != nil {
 		return nil, err
 	}
-	if c.told && c.name != library { // the library does not support link-auth, which is not needed here
+	if c.told && c.name != library { // the library does not support link-auth, which this test does not need
 		for event := range registered {
 			if !one.registered[event] {
 				return nil, errors.Join(fmt.Errorf("%s does not register %s", c.name, event), one.stop())
@@ -153,9 +152,9 @@ func sortedKeys(m map[string]bool) []string {
 	return keys
 }
 
-// know delivers a message from every host on an earlier day, so that the hosts are known.
-// Otherwise, the two-second greeting delay for unknown hosts would dominate the measurement. The
-// deliveries are not measured, so they need no requests.
+// know delivers a message from every host on an earlier day, so that the filter knows all hosts.
+// Otherwise, the greeting delay of two seconds for unknown hosts would dominate the measurement.
+// The deliveries themselves are not measured and contain no requests.
 func (r *run) know() error {
 	if err := r.introduce(); err != nil {
 		return err
@@ -163,7 +162,7 @@ func (r *run) know() error {
 	return r.settled()
 }
 
-// introduce is like know, but does not wait for deferred work.
+// introduce is like know, but does not wait until the filter is idle.
 func (r *run) introduce() error {
 	sessions := hosts
 	if r.b.quick {
@@ -181,8 +180,8 @@ func (r *run) introduce() error {
 	return err
 }
 
-// settled waits until the filter is idle. Deferred work, such as writing to disk, is part
-// of the filter's cost.
+// settled waits until the filter is idle. Deferred work, such as writing to disk, also counts as
+// the filter's cost.
 func (r *run) settled() error {
 	const still = 300 * time.Millisecond
 	wait := r.b.settle

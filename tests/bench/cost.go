@@ -29,8 +29,8 @@ import (
 	"scanwatch/store"
 )
 
-// writeRows writes records of finished sessions until they take up the given number of bytes on
-// disk. All days have the same number of records. The last session ends at end.
+// writeRows writes records of finished sessions until their files have the given total size in
+// bytes. All days have the same number of records. The last session ends at end.
 func writeRows(dir string, bytes int64, days int, end time.Time) (records int, err error) {
 	const perRecord = 220 // approximate
 	n := int(bytes / perRecord)
@@ -129,8 +129,8 @@ func timed(out io.Writer, args ...string) (u usage, err error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	var stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = out, &stderr
-	// Reset the peak of this process, because a child's peak starts at its parent's
-	// memory use.
+	// Reset the peak of this process, because the peak of a child starts at the memory use of its
+	// parent.
 	debug.FreeOSMemory()
 	_ = os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 	began := time.Now()
@@ -192,8 +192,8 @@ func (b *bench) reading(dir string, records int) error {
 		fmt.Fprintln(b.log, "SKIP: jq is not installed")
 		return nil
 	}
-	// For comparison, have jq read some of the same records as lines of JSON with a
-	// minimal filter.
+	// For comparison, measure jq with a minimal filter on some of the same records as lines of
+	// JSON.
 	name := filepath.Join(b.dir, "part.json")
 	f, err := os.Create(name)
 	if err != nil {

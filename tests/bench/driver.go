@@ -31,7 +31,7 @@ type child struct {
 	conn       *os.File // socket that is both stdin and stdout, as under smtpd
 	r          *bufio.Reader
 	registered map[string]bool
-	ready      time.Duration // from exec to register|ready
+	ready      time.Duration // time from exec to register|ready
 	stderr     bytes.Buffer
 }
 
@@ -48,7 +48,7 @@ func start(name string, args ...string) (*child, error) {
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, &c.stderr
 	began := time.Now()
 	err = c.cmd.Start()
-	theirs.Close() // otherwise, the filter's exit would go unnoticed
+	theirs.Close() // otherwise, the test would not notice when the filter exits
 	if err != nil {
 		c.conn.Close()
 		return nil, err
@@ -91,7 +91,7 @@ func (c *child) stop() error {
 func (c *child) cpu() time.Duration { return cpuOf(c.cmd.Process.Pid) }
 
 func cpuOf(pid int) time.Duration {
-	const schedClock = 2 // CPUCLOCK_SCHED in the kernel; the id of a process's clock is derived from the process id
+	const schedClock = 2 // CPUCLOCK_SCHED in the kernel; combined with a process id to form the id of the process's clock
 	var ts unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|schedClock), &ts); err != nil {
 		return 0
@@ -114,10 +114,10 @@ func (c *child) memory(key string) int64 {
 	return 0
 }
 
-// full plays the stream at full speed for at least the given time, while reading the
-// answers, and returns the number of rounds played.
+// full plays the stream at full speed for at least the given time, and reads the answers at the
+// same time. It returns the number of rounds played.
 func (c *child) full(s *stream, atLeast time.Duration) (rounds int, took time.Duration, err error) {
-	var want atomic.Int64 // expected answers; set before the last round, when answers are outstanding
+	var want atomic.Int64 // expected answers; set before the last round, while answers are outstanding
 	want.Store(math.MaxInt64)
 	read := make(chan error, 1)
 	go func() {
@@ -162,11 +162,11 @@ func (c *child) drained() {
 }
 
 // offered plays the stream at a fixed number of requests per second. It returns the response times,
-// each measured from the time at which the request was due. A request is sent in a single write
-// with the reports that precede it.
+// measured from the time at which each request was due. Each request is sent in one write together
+// with the reports before it.
 func (c *child) offered(s *stream, rate int) ([]time.Duration, error) {
-	// Do all work on a single thread, because switching goroutines would cost as much as
-	// the work being measured. Threads can sleep with a precision of a few microseconds.
+	// Do all work on one thread, because switching between goroutines would cost as much as the
+	// work that is measured. Threads can sleep with a precision of a few microseconds.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)

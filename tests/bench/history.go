@@ -33,7 +33,7 @@ func visitor(n uint64) (netip.Addr, []byte) {
 	return netip.AddrFrom4([4]byte{11 + byte(n>>16), byte(n >> 8), byte(n), 7}), fmt.Appendf(nil, "host%d.isp%d.example", n, n%1000)
 }
 
-// A past is a history of sealed days that are all copies of the same day of mix.
+// A past is a history of sealed days, which are all copies of one day of the stream mix.
 type past struct {
 	dir      string
 	days     int
@@ -50,7 +50,7 @@ func makePast(dir string, days, daily int) (*past, error) {
 		return nil, err
 	}
 	for day := 0; day < days; {
-		batch := min(30, days-day) // rows take up five times as much space as sealed days
+		batch := min(30, days-day) // unsealed rows take up five times as much space as sealed days
 		if err := p.add(one, day, batch); err != nil {
 			return nil, err
 		}
@@ -62,7 +62,8 @@ func makePast(dir string, days, daily int) (*past, error) {
 	return p, nil
 }
 
-// newPast returns a past without sessions, and the records of the day to repeat.
+// newPast returns a past without sessions, and the records of the one day that all other days
+// repeat.
 func newPast(dir string, days, daily int) (*past, []store.Record, error) {
 	one, err := simulate.Record(simulate.Mixed(daily, 24*time.Hour/time.Duration(daily)-time.Microsecond))
 	return &past{dir: dir, days: days, until: time.Now().UTC().Truncate(24 * time.Hour)}, one, err
@@ -106,7 +107,8 @@ func (p *past) add(one []store.Record, day, days int) error {
 	return nil
 }
 
-// renamed appends r's steps, replacing the greeting with name unless name is empty.
+// renamed appends the steps of r to dst. If name is not empty, it replaces the name in the
+// greeting.
 func renamed(dst []byte, r *store.Record, name []byte) []byte {
 	var last time.Duration
 	_ = r.Steps(func(s *store.Step) bool {
@@ -228,7 +230,7 @@ func (r *reading) run(dir string) error {
 	return err
 }
 
-// totals measures counting the totals and evidence within this process.
+// totals measures how long this process takes to count totals and evidence.
 func (b *bench) totals(p *past) (*reading, error) {
 	r := &reading{what: "totals and evidence, warm"}
 	for range min(b.pairs, 3) {

@@ -21,11 +21,11 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// lookupUser is the companion's user ID, which needs no account.
+// lookupUser is the user ID of the companion. This user needs no account.
 const lookupUser = 4004
 
-// lookups measures response times at a fixed rate. Runs with a DNS list, whose answers no
-// request waits for, alternate with runs without a list.
+// lookups measures response times at a fixed rate. Runs with a DNS list alternate with runs without
+// a list. No request waits for the list's answers.
 func (b *bench) lookups() error {
 	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
@@ -109,7 +109,7 @@ func (b *bench) lookupRun(conf string, rate int) (took []time.Duration, asked ui
 	requests := max(int(float64(rate)*b.span.Seconds()), 100)
 	s := recipe{mix: "mix", registered: r.registered, open: 50, sessions: requests, requests: requests,
 		begin: time.Now(), apart: time.Second / time.Duration(rate)}.make()
-	s.data = bytes.ReplaceAll(s.data, []byte("198.18."), []byte("45.118.")) // lists are not asked about reserved addresses
+	s.data = bytes.ReplaceAll(s.data, []byte("198.18."), []byte("45.118.")) // the companion does not ask lists about reserved addresses
 	if took, err = r.offered(s, rate); err != nil {
 		return nil, 0, err
 	}

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Bench measures the cost of the filter and, with the same input, of other filters. It
-// prints the tables that are explained in README.md in this directory.
+// Bench measures the cost of the filter, and of other filters with the same input. It prints the
+// tables that README.md in this directory explains.
 package main
 
 import (
@@ -22,8 +22,8 @@ import (
 
 // A bench is a run of the program.
 type bench struct {
-	root    string // of the repository
-	dir     string // programs, configurations, state
+	root    string // directory of the repository
+	dir     string // directory for programs, configurations and state
 	log     io.Writer
 	out     io.Writer
 	missing map[string]bool
@@ -67,7 +67,7 @@ func main() {
 	}
 }
 
-// hurry shortens all measurements as much as possible, to test the program itself.
+// hurry shortens all measurements as much as possible, to test only the program itself.
 func (b *bench) hurry() {
 	b.quick, b.pairs, b.span, b.settle = true, 1, 0, time.Millisecond
 }
@@ -149,9 +149,9 @@ func (b *bench) conditions() {
 	fmt.Fprintf(b.out, "%s, Linux %s, %d cores, %s, load %s; medians of %d\n", time.Now().UTC().Format("2006-01-02 15:04 MST"),
 		unix.ByteSliceToString(u.Release[:]), runtime.NumCPU(), runtime.Version(), strings.Join(strings.Fields(string(load))[:3], " "), b.pairs)
 	if nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0); os.Geteuid() == 0 && err == nil && nice == 20 {
-		// A high priority, which new threads and processes inherit, reduces
-		// interference from other processes. If the caller has used nice(1), keep that
-		// priority. The system call returns 20 for the default priority.
+		// Raise the priority to reduce interference from other processes. New threads and processes
+		// inherit the priority. If the caller has used nice(1), do not change the priority. The
+		// system call returns 20 for the default priority.
 		threads, _ := os.ReadDir("/proc/self/task")
 		for _, t := range threads {
 			if tid, err := strconv.Atoi(t.Name()); err == nil {

@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// milters lists the milters, which play the same sessions. DIR is the programs' directory, and
-// SOCKET the socket's path.
+// milters lists the milters. All milters play the same sessions. DIR stands for the programs'
+// directory, and SOCKET for the path of the socket.
 var milters = []contestant{
 	{name: "milter-scanwatch", build: goBuild("milter-scanwatch", "scanwatch/cmd/milter-scanwatch"),
 		args: []string{"DIR/milter-scanwatch", "-f", "DIR/prompt.conf", "-s", "STATE", "-l", "unix:STATE/sock"}},
@@ -30,7 +30,7 @@ var milters = []contestant{
 		args: []string{"DIR/libmilter", "unix:STATE/sock"}},
 }
 
-// milterSessions is the number of sessions in a run, and milterOpen the number of concurrent
+// milterSessions is the number of sessions in a run. milterOpen is the number of concurrent
 // sessions.
 const (
 	milterSessions = 10_000
@@ -88,7 +88,7 @@ func (b *bench) milterRun(c contestant) (perSession float64, err error) {
 		}
 	}()
 	socket := filepath.Join(state, "sock")
-	for range 500 { // until it listens
+	for range 500 { // until the milter listens
 		conn, dialErr := net.Dial("unix", socket)
 		if err = dialErr; err == nil {
 			conn.Close()

@@ -2,8 +2,8 @@
 
 package main
 
-// This file measures a real smtpd with different filters in turn. A second process makes the
-// measurements, because entering a namespace restarts the program.
+// This file measures a real smtpd with one filter after another. The measurements are made in a
+// second process, because entering a namespace restarts the program.
 
 import (
 	"encoding/json"
@@ -36,7 +36,7 @@ const (
 )
 
 // smallest is the smallest useful set of registrations. Its events report the source, the
-// recipients and the result, and its request allows bans to take effect.
+// recipients and the result. Its request is enough for bans to take effect.
 var smallest = []string{
 	"report|smtp-in|link-connect", "report|smtp-in|link-identify", "report|smtp-in|link-auth", "report|smtp-in|link-disconnect",
 	"report|smtp-in|tx-rcpt", "filter|smtp-in|connect",
@@ -64,11 +64,11 @@ type served struct {
 	Total, Ours time.Duration // CPU time of all processes, and of the filter
 }
 
-// clients lists the addresses of concurrent clients. smtpd queues at most five
-// connections.
+// clients lists the addresses of concurrent clients. There are only a few, because smtpd queues at
+// most five connections.
 var clients = []string{"198.51.100.10", "198.51.100.11", "198.51.100.12", "198.51.100.13"}
 
-// inside is run by the second process, and prints the result for each setting and run.
+// inside runs in the second process. It prints the result for each setting and run.
 func (b *bench) inside() error {
 	if err := smtpd.Enter(); err != nil {
 		return err
@@ -125,8 +125,8 @@ func (b *bench) serve(v smtpd.Version, set setting) (n served, err error) {
 		wait.Wait()
 		return errors.Join(errs...)
 	}
-	// Each client sends mail before the measurement, but remains unknown, because only mail from
-	// earlier days makes a client known.
+	// Each client sends mail before the measurement. The client remains unknown, because only mail
+	// from earlier days makes a client known.
 	if err := all(func(i int) error {
 		return visits(s, i, "MAIL FROM:<a@example.net>", "RCPT TO:<"+smtpd.Recipients[0]+"@"+smtpd.Domain+">", "DATA", "Subject: x\r\n\r\nHello.\r\n.")
 	}); err != nil {
@@ -251,7 +251,7 @@ func (b *bench) real() error {
 	return nil
 }
 
-// regexes returns the names in the list as regular expressions for smtpd tables.
+// regexes returns the names in the list as regular expressions for tables of smtpd.
 func regexes() []byte {
 	var b strings.Builder
 	for n := range suffixes {

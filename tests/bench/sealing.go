@@ -17,16 +17,16 @@ import (
 	"scanwatch/store"
 )
 
-// A sealingRun is the result of a run, during which days are being sealed or are already sealed.
+// A sealingRun is the result of a run. During the run, the filter is sealing days, or all days are
+// already sealed.
 type sealingRun struct {
 	p50, p99, p999 time.Duration
 	memory         int64 // bytes, anonymous
 	resident       int64 // bytes, including file pages
 }
 
-// sealing measures response times at a fixed rate. Runs during which days are being
-// sealed alternate with runs in which all days are already sealed. In addition, the
-// filter knows 100,000 other sources.
+// sealing measures response times at a fixed rate. Runs while the filter is sealing days alternate
+// with runs in which all days are already sealed. The filter also knows 100,000 other sources.
 func (b *bench) sealing() error {
 	days, daily, rate, sources := 3, 300_000, 2000, 100_000
 	if b.quick {
@@ -95,9 +95,8 @@ func (b *bench) sealing() error {
 	return nil
 }
 
-// sealingRun measures a run with a copy of the state directory. If busy is set, sealing
-// must last for the whole measurement. Only in a quick measurement may sealing end
-// earlier.
+// sealingRun measures a run with a copy of the state directory. If busy is set, sealing must last
+// for the whole measurement. Only a quick measurement may take longer than sealing.
 func (b *bench) sealingRun(dir string, busy bool, rate, sources int, registered map[string]bool) (*sealingRun, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {

@@ -29,9 +29,9 @@ const (
 // delay matches rules that delay a client.
 var delay = regexp.MustCompile(`(?m)^rule .* delay \d+s.*\n`)
 
-// configure writes the configurations to dir, which filters see under the name seen. bare.conf is
-// on.conf without the lists, prompt.conf is on.conf without the delay for unknown clients, and
-// none.conf has no rules.
+// configure writes the configurations to dir. The filters see this directory under the name seen.
+// bare.conf is on.conf without the lists, prompt.conf is on.conf without the delay for unknown
+// clients, and none.conf has no rules.
 func configure(dir, seen string) error {
 	policy, err := rules.ReadyPolicy("tight")
 	if err != nil {

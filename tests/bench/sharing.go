@@ -17,14 +17,15 @@ import (
 	"time"
 )
 
-// shareUser is the companions' user ID, which needs no account.
+// shareUser is the user ID of the companions. This user needs no account.
 const shareUser = 4005
 
 // peerRate is the number of requests per second to the other host.
 const peerRate = 500
 
-// sharing measures response times at a fixed rate: on a host that shares its state with another
-// host under load, on the same host while the Valkey server is stopped, and on a host alone.
+// sharing measures response times at a fixed rate in three situations: on a host that shares its
+// state with another host under load, on the same host while the Valkey server is stopped, and on a
+// host that shares nothing.
 func (b *bench) sharing() error {
 	prompt, err := os.ReadFile(filepath.Join(b.dir, "prompt.conf"))
 	if err != nil {
@@ -85,8 +86,8 @@ func (b *bench) sharing() error {
 	return nil
 }
 
-// sharingRun measures a run with an empty Valkey server. The other host has the same load in every
-// run.
+// sharingRun measures a run with an empty Valkey server. The load of the other host is the same in
+// every run.
 func (b *bench) sharingRun(rate, port int, share, paused bool) (took []time.Duration, err error) {
 	server := exec.Command("redis-server", "--bind", "127.0.0.1", "--port", fmt.Sprint(port), "--save", "", "--appendonly", "no", "--dir", "/tmp")
 	if err := server.Start(); err != nil {
@@ -104,7 +105,8 @@ func (b *bench) sharingRun(rate, port int, share, paused bool) (took []time.Dura
 		}
 		defer func() { err = errors.Join(err, r.end()) }()
 		hosts = append(hosts, r)
-		// A companion wakes the filter every second, so the filter would never appear idle.
+		// Wait before the companion starts, because it wakes the filter every second, and the
+		// filter would never appear to be idle.
 		if err := r.settled(); err != nil {
 			return nil, err
 		}
@@ -146,7 +148,7 @@ func (b *bench) sharingRun(rate, port int, share, paused bool) (took []time.Dura
 // shares waits until the companion has exchanged rows.
 func (b *bench) shares(state string) error {
 	for range 1000 {
-		out, _ := exec.Command(filepath.Join(b.dir, "scanwatch"), "-s", state, "status").Output() // problems are expected
+		out, _ := exec.Command(filepath.Join(b.dir, "scanwatch"), "-s", state, "status").Output() // the command may fail because of other problems
 		if strings.Contains(string(out), "companion share: running") {
 			return nil
 		}

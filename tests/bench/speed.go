@@ -49,8 +49,8 @@ func (b *bench) speed() error {
 		}
 		w.Flush()
 	}
-	// ratio adds a goal for the median ratio between consecutive runs. The goal is
-	// skipped if its mix or the other contestant was skipped.
+	// ratio adds a goal for the median ratio of consecutive runs. If the mix or the other
+	// contestant was skipped, ratio adds no goal.
 	ratio := func(goal func(string, float64, float64), what, mix, a, c string, limit float64) {
 		x, y := found[mix][a], found[mix][c]
 		if x == nil || y == nil {
@@ -77,8 +77,8 @@ func (b *bench) speed() error {
 	return nil
 }
 
-// registrations returns scanwatch's registrations with the configuration "on". All other filters
-// use the same registrations.
+// registrations returns the registrations of scanwatch with the configuration "on". All other
+// filters use the same registrations.
 func (b *bench) registrations() (map[string]bool, error) {
 	r, err := b.run(named(on), nil)
 	if err != nil {

@@ -2,8 +2,8 @@
 
 package main
 
-// This file generates streams: the lines that smtpd sends for many concurrent sessions.
-// The same arguments always result in the same lines, apart from the times.
+// This file generates streams: the lines that smtpd sends for many concurrent sessions. The same
+// arguments always produce the same lines, except for the times.
 
 import (
 	"fmt"
@@ -18,8 +18,8 @@ type step struct {
 	rest    string // fields after the session and token
 }
 
-// A script generates the lines of the session with the given number. The registrations determine
-// which of the generated events and requests are sent.
+// A script generates the lines of session n. Only those events and requests are sent for which the
+// filter has registered.
 type script func(n int) []step
 
 // A kind is a kind of session with its share in percent.
@@ -28,8 +28,8 @@ type kind struct {
 	share  int
 }
 
-// mixes maps each mix to its kinds of sessions. In "mix", 87 of 100 requests belong to
-// mail.
+// mixes maps each mix to its kinds of sessions. In "mix", 87 percent of the requests belong to
+// deliveries.
 var mixes = map[string][]kind{
 	"scan":        {{scan, 100}},
 	"delivery":    {{delivery, 100}},
@@ -153,20 +153,19 @@ func guess(logins int) script {
 	}
 }
 
-// A stream holds the lines of complete sessions. A cut is the offset at which a request ends, and
-// the tokens of requests are 0, 1, and so on.
+// A stream contains the lines of complete sessions. The tokens of its requests are 0, 1, and so on.
 type stream struct {
 	data     []byte
 	cuts     []int // ends of the requests in data
 	ids      []int // offsets of session ids in data
 	seconds  []int // offsets of the seconds in the lines' timestamps
-	lasts    int64 // duration in seconds, rounded up, as measured by the timestamps
+	lasts    int64 // duration in whole seconds according to the timestamps, rounded up
 	sessions int
 	lines    int
 }
 
-// again changes the session ids and advances the timestamps, so that the stream can be played
-// again.
+// again prepares the stream to be played again: it changes the session ids and advances the
+// timestamps.
 func (s *stream) again(round int) {
 	var b [4]byte
 	for i := range b {
@@ -187,8 +186,8 @@ func (s *stream) again(round int) {
 	}
 }
 
-// A recipe describes a stream. New sessions start until the given number of sessions or
-// requests is reached, and the stream ends when all sessions have ended.
+// A recipe describes a stream. New sessions start until there are as many sessions or requests as
+// given. The stream ends when all sessions have ended.
 type recipe struct {
 	mix        string
 	registered map[string]bool // as report|smtp-in|link-connect
@@ -198,8 +197,8 @@ type recipe struct {
 	begin      time.Time
 	apart      time.Duration // time between requests
 
-	// first is the number of the first visit, and sources is the number of hosts. Only
-	// visits use these fields.
+	// first is the number of the first visit, and sources is the number of hosts. Both apply only
+	// to visits.
 	first, sources int
 }
 
@@ -240,7 +239,7 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// Like smtpd's session ids, these ids look random and repeat only after a long
+				// Session ids must look random, like those of smtpd, and repeat only after a long
 				// time.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}

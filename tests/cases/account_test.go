@@ -1,7 +1,8 @@
 package cases
 
-// This file contains test cases for stolen accounts. The presets do not reject authenticated clients,
-// so the tests check the evidence. Rules that use the evidence must work or cause an error.
+// This file contains test cases for stolen accounts. The presets do not reject authenticated
+// clients, so the tests check the evidence. Rules that use the evidence must work or cause an
+// error.
 
 import (
 	"fmt"
@@ -12,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// member plays an authenticated client's session that sends n messages.
+// member plays a session in which an authenticated client sends n messages.
 func (s *Server) member(h simulate.Host, user string, n int, from func(i int) string, to func(i int) []string) *simulate.Client {
 	h.Port = 587
 	c := s.Connect(h)
@@ -43,8 +44,8 @@ func (s *Server) ordinary(user string) (cs []*simulate.Client) {
 	return cs
 }
 
-// stolen plays the abuse of an account. Several networks log in within a minute and forge senders,
-// and half of the recipients do not exist.
+// stolen plays the abuse of an account. Clients from several networks log in within a minute and
+// forge senders. Half of their recipients do not exist.
 func (s *Server) stolen(user string, networks int) (cs []*simulate.Client) {
 	for k := range networks {
 		cs = append(cs, s.member(bare(at("198.18.%d.9", 10+k), "laptop"), user, 5, func(i int) string { return fmt.Sprintf("winner%d@lottery.example", i) }, func(i int) []string {

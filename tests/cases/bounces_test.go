@@ -1,7 +1,7 @@
 package cases
 
-// This file contains test cases for messages with the null sender (RFC 5321 section 4.5.5). They are
-// either bounces of forged mail or sender verification.
+// This file contains test cases for messages with the null sender (RFC 5321 section 4.5.5). Such
+// messages are either bounces of forged mail or sender verification.
 
 import (
 	"fmt"

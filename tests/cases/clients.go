@@ -34,7 +34,7 @@ func bare(addr, helo string) simulate.Host {
 	return simulate.Host{Src: netip.MustParseAddr(addr), Helo: helo}
 }
 
-// without returns h as smtpd sees it during a DNS outage.
+// without returns h in the form in which smtpd sees the host during a DNS outage.
 func without(h simulate.Host, fcrdns string) simulate.Host {
 	h.RDNS, h.FCrDNS = "", fcrdns
 	return h
@@ -95,8 +95,8 @@ func (s *Server) History(h simulate.Host, n int, every time.Duration) {
 	}
 }
 
-// Earlier delivers a message from another server, which shows the filter that the domain is local
-// and that the mailbox exists.
+// Earlier delivers a message from another server. From this message, the filter learns that the
+// domain is local and that the mailbox exists.
 func (s *Server) Earlier() { s.Message(named("203.0.113.9", "mx.earlier.example")) }
 
 // Learn delivers ordinary mail for some days.
@@ -108,8 +108,8 @@ func (s *Server) Learn() {
 	}
 }
 
-// Separate sends one message per transaction, all in one session. from lists the messages' senders,
-// or one sender for all messages.
+// Separate sends one message per transaction, all in one session. from contains the sender of each
+// message, or one sender for all messages.
 func (s *Server) Separate(h simulate.Host, from []string, local ...string) *simulate.Client {
 	c := s.Connect(h)
 	c.Ehlo()
@@ -173,7 +173,7 @@ func (s *Server) Login(h simulate.Host, user string, wrong int, right bool) *sim
 // laptop returns a user's host.
 func laptop(addr string) simulate.Host { return greets(addr, "dsl-5.isp.example", "laptop") }
 
-// Harvests requests n unknown mailboxes, with per of them in each session.
+// Harvests requests n unknown mailboxes, per of them in each session.
 func (s *Server) Harvests(h simulate.Host, n, per int) (cs []*simulate.Client) {
 	for i := 0; i < n; i += per {
 		cs = append(cs, s.Ask(h, simulate.Manner{Sender: "s@evil.example"}, simulate.Words("name", i, min(per, n-i))...))
@@ -198,5 +198,5 @@ func (s *Server) Bursts(n, each int, every time.Duration, m simulate.Manner, hos
 	return cs
 }
 
-// same returns a function that returns the same host for every session.
+// same returns a function that returns h for every session.
 func same(h simulate.Host) func(int) simulate.Host { return func(int) simulate.Host { return h } }

@@ -12,7 +12,7 @@ import (
 
 const localDomains = `table <local-domains> { "example.org", "firm.example" }`
 
-// outages lists how smtpd reports a partner during a DNS outage.
+// outages returns the forms in which smtpd may report a partner during a DNS outage.
 func outages(addr, name, helo string) []simulate.Host {
 	h := greets(addr, name, helo)
 	kept := h
@@ -59,8 +59,8 @@ func TestOutage(t *testing.T) {
 	Run(t, list)
 }
 
-// TestCutNames checks that a name that is truncated to 64 bytes proves nothing and is not
-// evidence.
+// TestCutNames checks that a name that smtpd has truncated to 64 bytes neither proves anything nor
+// is evidence.
 func TestCutNames(t *testing.T) {
 	var list []Case
 	for _, h := range []simulate.Host{

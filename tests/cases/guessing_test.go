@@ -1,8 +1,8 @@
 package cases
 
-// This file contains test cases for brute force. The filter cannot answer AUTH, and rejects a client
-// only at the next connection. Each limit is the number of password attempts that the server
-// answers before the client is rejected.
+// This file contains test cases for brute force. The filter cannot answer AUTH, so it can reject a
+// client only at the next connection. Each limit is the number of password attempts that the server
+// answers until then.
 
 import (
 	"fmt"
@@ -13,7 +13,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// repeat plays n sessions at the interval every.
+// repeat plays n sessions, one after each interval every.
 func (s *Server) repeat(n int, every time.Duration, play func(i int) *simulate.Client) (cs []*simulate.Client) {
 	for i := range n {
 		cs = append(cs, play(i))
@@ -137,8 +137,8 @@ func TestSubmissionGuessing(t *testing.T) {
 	Run(t, list)
 }
 
-// TestOwnAccount checks attackers who log in to their own account from the attacking address, or from
-// an address with other users.
+// TestOwnAccount checks attackers who log in to an account of their own. The login comes from the
+// attacking address, or from an address with other users.
 func TestOwnAccount(t *testing.T) {
 	h := laptop("203.0.113.60")
 	login := func(s *Server, users int) {

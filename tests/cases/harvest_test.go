@@ -1,7 +1,7 @@
 package cases
 
 // This file contains test cases for directory harvests from one host or network. Each limit is the
-// number of mailboxes that an attacker may verify.
+// maximum number of mailboxes that an attacker can verify.
 
 import (
 	"fmt"
@@ -140,8 +140,8 @@ func TestNetworkHarvest(t *testing.T) {
 	Run(t, list)
 }
 
-// limits states how many mailboxes may be verified: at most first in each of the first nine
-// sessions, and at most then in each later session.
+// limits sets how many mailboxes can be verified: a maximum for each of the first nine sessions,
+// and another maximum for each later session.
 func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	for i, c := range cs {
 		most := first

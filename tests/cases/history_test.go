@@ -1,6 +1,6 @@
 package cases
 
-// This file contains test cases for the filter's state about a host, a mailbox and an
+// This file contains test cases for the data that the filter stores about a host, a mailbox or an
 // address.
 
 import (
@@ -34,7 +34,8 @@ rule harvest on mx phase rcpt-to match evidence harvest disconnect "421 4.7.0 To
 rule known on mx phase rcpt-to match evidence probed-recipient !seen-good disconnect "421 4.7.0 Too many unknown recipients"
 `
 
-// TestNewMailbox checks that a new mailbox receives mail even if it was probed before it existed.
+// TestNewMailbox checks that a new mailbox receives mail even if clients requested it before it
+// existed.
 func TestNewMailbox(t *testing.T) {
 	long := []time.Duration{15 * minute, hour, 4 * hour, 12 * hour, day}
 	list := []Case{{Name: "the recipe for a gateway", Lines: gatewayRecipe, Play: func(s *Server) {

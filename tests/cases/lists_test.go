@@ -30,7 +30,7 @@ func TestLists(t *testing.T) {
 	var list []Case
 	for _, h := range []simulate.Host{lists, lists6} {
 		for _, n := range []int{5, 6, 7} {
-			for _, last := range []int{0, 1, 2} { // number of members after the former members
+			for _, last := range []int{0, 1, 2} { // number of members that follow the former members
 				to := slices.Concat(members[:4-last], former(n), members[4-last:])
 				list = append(list, Case{Name: fmt.Sprintf("%s is unknown, %d have left, %d members are last", h.RDNS, n, last), Play: func(s *Server) {
 					s.Earlier()
@@ -103,8 +103,8 @@ func TestForums(t *testing.T) {
 	Run(t, list)
 }
 
-// TestBrokenTables checks that an outage of the server's recipient table causes no evidence against
-// senders.
+// TestBrokenTables checks that an outage of the server's recipient table does not cause evidence
+// against senders.
 func TestBrokenTables(t *testing.T) {
 	h := named("198.51.100.24", "lists.uni.example")
 	marked := func(names []string, mark string) (list []string) {

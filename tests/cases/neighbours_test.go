@@ -10,7 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestNeighbours checks that a host is not affected by offences of adjacent hosts.
+// TestNeighbours checks that offences do not affect hosts with adjacent addresses.
 func TestNeighbours(t *testing.T) {
 	var list []Case
 	for i, net := range []string{"2001:db8:3c02:0", "2001:db8:400:d0"} {
@@ -37,7 +37,7 @@ func TestNeighbours(t *testing.T) {
 			fairMessage(s, named(addr, fmt.Sprintf("mail.family%d.example", i)))
 		}})
 	}
-	for _, network := range []string{"64:ff9b::cb00:71%02x", "64:ff9b:1:cb00::%x", "2001:0:4136:e378:8000:63bf:3fff:%x"} { // NAT64, NAT64 with a local prefix, Teredo
+	for _, network := range []string{"64:ff9b::cb00:71%02x", "64:ff9b:1:cb00::%x", "2001:0:4136:e378:8000:63bf:3fff:%x"} { // NAT64, NAT64 with a local prefix, and Teredo
 		list = append(list, Case{Name: "unrelated hosts in a /64, " + network, Presets: []string{"standard"}, Play: func(s *Server) {
 			s.Earlier()
 			s.Bot(at(network, 9))
@@ -55,8 +55,8 @@ func TestNeighbours(t *testing.T) {
 	Run(t, list)
 }
 
-// TestCompany checks legitimate hosts that share a provider or a network with attackers, or
-// resemble attackers.
+// TestCompany checks legitimate hosts that share a provider or a network with attackers, or that
+// look like attackers.
 func TestCompany(t *testing.T) {
 	list := []Case{{Name: "customers of a hosting provider, one of which harvests", Play: func(s *Server) {
 		rented := func(i int) simulate.Host {

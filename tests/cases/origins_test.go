@@ -3,7 +3,7 @@
 package cases
 
 // This file contains test cases for names that smtpd truncates, with a database of AS numbers. The
-// package that writes test databases does not compile if int has 32 bits.
+// package that writes the test database does not compile if int has 32 bits.
 
 import (
 	"net"
@@ -49,8 +49,8 @@ func origins(t *testing.T, network string, asn uint32, owner string) *lookup.Ori
 	return o
 }
 
-// TestCutNamesWithOrigins checks that a host with a truncated name is not treated as a
-// rented host without a name because of its AS number.
+// TestCutNamesWithOrigins checks that a host with a truncated name is not mistaken for a rented
+// host without a name because of its AS number.
 func TestCutNamesWithOrigins(t *testing.T) {
 	cut := func(addr, rdns, helo string) simulate.Host {
 		h := greets(addr, rdns[:min(64, len(rdns))], helo)

@@ -1,8 +1,8 @@
 package cases
 
-// This file contains test cases for relay probes. A relay probe is a recipient in a foreign domain
-// from a client that has not logged in. The server rejects each recipient. Each limit is the number
-// of recipients to which the server itself replies.
+// This file contains test cases for relay probes. A relay probe is a recipient in a foreign domain,
+// requested by a client that has not logged in. The server rejects all these recipients. Each limit
+// is the number of recipients that the server itself, and not the filter, rejects.
 
 import (
 	"fmt"

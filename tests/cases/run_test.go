@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// notWithMilter lists the cases that fail with a milter, and the reasons. All other cases succeed
+// notWithMilter lists the cases that fail with a milter, with the reasons. All other cases succeed
 // with both front ends.
 var notWithMilter = []struct{ cases, why string }{
 	{"TestStatements/", "the statements describe what smtpd reports and answers"},
@@ -52,7 +52,8 @@ func Run(t *testing.T, list []Case) {
 	}
 }
 
-// playOver plays a case with the front end for smtpd or for milters.
+// playOver plays a case with one of the front ends: the one for milters if milter is set, and the
+// one for smtpd if not.
 func playOver(t *testing.T, c *Case, preset string, milter bool) {
 	t.Helper()
 	start := New

@@ -40,7 +40,7 @@ func forms(t *testing.T) (hosts []simulate.Host, notes []string) {
 }
 
 // TestSenders checks the first message of each kind of sender. The tight preset may reject a sender
-// if the note gives a reason.
+// only if the sender's note gives a reason.
 func TestSenders(t *testing.T) {
 	hosts, notes := forms(t)
 	var list []Case

@@ -1,8 +1,9 @@
-// Package cases tests how the presets treat legitimate and hostile clients. Each case is
-// a small program that plays clients against the filter's pipeline on a simulated clock,
-// and asserts conditions that must be true.
+// Package cases tests how the presets treat legitimate and hostile clients. Each case is a small
+// program that plays clients against the filter's pipeline on a simulated clock. The program
+// contains assertions that must hold.
 //
-// The server's domain is example.org. The documentation networks represent routable networks.
+// The server's domain is example.org. Addresses for documentation (RFC 5737) stand for public
+// addresses.
 package cases
 
 import (
@@ -28,10 +29,10 @@ import (
 // A Case is a situation and the conditions that must be true in it.
 type Case struct {
 	Name    string
-	Presets []string // standard and tight by default
+	Presets []string // by default, the presets standard and tight
 	Conf    string   // lines after the preset
 	Edit    func(policy string) string
-	Lines   string       // the whole policy, instead of a preset
+	Lines   string       // the complete policy, which replaces the preset
 	Own     []netip.Addr // further addresses of the server
 	ASN     *lookup.Origins
 	Play    func(s *Server)
@@ -47,7 +48,7 @@ type Server struct {
 
 	c       *Case
 	milter  bool   // the server uses the front end for milters
-	text    string // of the policy
+	text    string // text of the policy
 	filter  *filter.Pipeline
 	stopped func() // stops the filter
 	memory  *memory.Memory
@@ -103,8 +104,8 @@ func start(c *Case, preset string, milter bool) (*Server, error) {
 	return s, s.begin(begins, 0)
 }
 
-// Over returns a server whose filter is a process. Assertions about records and bans are ignored,
-// because only the process has them.
+// Over returns a server whose filter is a separate process. Assertions about records and bans are
+// ignored, because they are not accessible here.
 func Over(l *simulate.Live) *Server {
 	s := &Server{Live: l, Mailboxes: slices.Concat([]string{"postmaster", "abuse"}, mailboxes)}
 	l.Exists = func(local string) bool { return slices.Contains(s.Mailboxes, local) }
@@ -209,7 +210,7 @@ func (s *Server) record(at time.Time, id uint64, value []byte) {
 	}
 }
 
-// Wait advances the clock. As on a real server, a local monitor connects once a day.
+// Wait advances the clock. A local monitor connects once a day, as on a real server.
 func (s *Server) Wait(d time.Duration) {
 	until := s.Now().Add(d)
 	for until.Sub(s.Now()) > 24*time.Hour {
@@ -221,7 +222,7 @@ func (s *Server) Wait(d time.Duration) {
 	s.WaitUntil(until)
 }
 
-// Fail reports a false statement.
+// Fail records that an assertion has failed.
 func (s *Server) Fail(format string, args ...any) {
 	s.Fails = append(s.Fails, fmt.Sprintf(format, args...))
 }
@@ -307,18 +308,18 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 	}
 }
 
-// blame lists evidence of misbehaviour. All other evidence describes unusual properties.
+// blame lists the evidence of misbehaviour. All other evidence only describes unusual properties.
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
-// Fair asserts that legitimate clients received no negative answer and no ban. Their records must
-// not contain high-confidence evidence of misbehaviour.
+// Fair asserts that legitimate clients received no negative answer and no ban. The clients' records
+// must not contain high-confidence evidence of misbehaviour.
 func (s *Server) Fair(cs ...*simulate.Client) {
 	s.Accepted(cs...)
 	s.NotBanned(cs...)
 	s.NotBlamed(cs...)
 }
 
-// NotBlamed asserts that no record contains high-confidence evidence of misbehaviour.
+// NotBlamed asserts that the records of cs contain no high-confidence evidence of misbehaviour.
 func (s *Server) NotBlamed(cs ...*simulate.Client) {
 	for _, c := range cs {
 		for _, f := range s.findings(c) {
@@ -373,7 +374,7 @@ func (s *Server) Logged(expr string) (lines []string) {
 	return lines
 }
 
-// told returns how many distinct mailboxes cs learned about. Mailboxes in known do not count.
+// told returns the number of distinct mailboxes that cs learned about, except those in known.
 func told(cs []*simulate.Client, known ...string) int {
 	seen := make(map[string]bool)
 	for _, c := range cs {

@@ -152,8 +152,8 @@ func thresholdRows() []statement {
 	}
 }
 
-// paced plays a client that greets, sends n more commands and disconnects. The pauses before the
-// commands are in milliseconds.
+// paced plays a client that greets, sends further commands and disconnects. n is the number of
+// commands. ms contains the pauses before the commands in milliseconds.
 func (s *Server) paced(addr string, n int, ms ...float64) *simulate.Client {
 	h := named(addr, "mail.sender.example")
 	for _, x := range ms {
@@ -317,7 +317,7 @@ func freeAsks(s *Server) {
 		s.Finds(found, s.Ask(partner, manner{Sender: from}, ours(local...)...), "probed-recipient", "medium")
 	}
 	asks(false, "a@x.example", "box0")
-	asks(true, "a@x.example", "box0")  // again
+	asks(true, "a@x.example", "box0")  // the same request again
 	asks(false, "b@x.example", "box0") // another sender
 	asks(true, "a@x.example", "other", "box1")
 	for i := range 3 {
@@ -330,7 +330,7 @@ func freeAsks(s *Server) {
 	s.Wait(day + minute)
 	asks(false, "a@x.example", "box8")
 	asks(true, "a@x.example", "box0")
-	s.Wait(29 * day) // 30 days after the first time
+	s.Wait(29 * day) // 30 days after the first request
 	for i := range 3 {
 		s.Ask(bare(at("198.18.%d.10", i), "mail.x.example"), manner{}, ours("box0")...)
 	}
@@ -477,7 +477,7 @@ func loginRows() []statement {
 			}
 		})},
 		{"thresholds", "The day and the hour begin with the first failure", seen(func(s *Server) {
-			for i := range 8 { // users 1 to 5 within nine hours, but on two days
+			for i := range 8 { // users 1 to 5 fail within nine hours, but on two days
 				s.None(s.Guess(laptop("203.0.113.10"), at("user%d", i)), "auth-spray")
 				s.Wait([]time.Duration{19 * hour, hour, hour, 4 * hour, hour, hour, hour, hour}[i])
 			}

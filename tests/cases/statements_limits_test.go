@@ -76,7 +76,7 @@ func limitRows() []statement {
 			s.Ask(unnamed1, manner{}, simulate.Foreign(9, 9)...)
 			s.Wait(15 * minute)
 			s.Rejected("rcpt-to", s.Ask(unnamed1, manner{}, simulate.Foreign(50, 1)...))
-			c := s.Deliver(unnamed1, "joe@x.example", "judy") // judy has never received mail
+			c := s.Deliver(unnamed1, "joe@x.example", "judy") // judy has not received mail before
 			s.Accepted(c)
 			s.Delivered(c)
 		})},
@@ -137,11 +137,11 @@ func limitRows() []statement {
 	}
 }
 
-// ladder plays an offence after each ban's end, and checks the lengths of the new bans.
+// ladder plays an offence after the end of each ban, and checks the length of each new ban.
 func (s *Server) ladder(after, want []time.Duration) {
 	h := bare(at("203.0.113.%d", 100+s.Sessions()%100), "x.example")
 	end := s.Now().Add(minute)
-	greet := time.Duration(s.of(0, 2)) * time.Second // a delay
+	greet := time.Duration(s.of(0, 2)) * time.Second // greeting delay
 	for i, d := range after {
 		s.WaitUntil(end.Add(d - greet))
 		at := s.Now().Add(greet).Truncate(time.Second)
@@ -159,7 +159,7 @@ func (s *Server) ladder(after, want []time.Duration) {
 func knownNotBanned(s *Server) {
 	s.Message(named1)
 	s.offend(named1)
-	s.Bans(named1, hour) // mail of the same day
+	s.Bans(named1, hour) // mail on the same day
 	s.History(partner, 8, hour)
 	s.Wait(day)
 	for range 3 {
@@ -177,7 +177,7 @@ func trustedConduct(s *Server) {
 	s.Stands(partner, "trusted")
 	h := partner
 	h.Helo = "mx.example.org"
-	s.Accepted(s.Message(h)) // a name
+	s.Accepted(s.Message(h)) // rules about names do not apply to trusted clients
 	c := s.Ask(partner, manner{}, simulate.Words("w", 0, 60)...)
 	s.Rejected("rcpt-to", c)
 	s.Temporary(c)
@@ -206,8 +206,8 @@ func harvestLimits(s *Server) {
 	s.None(s.Ask(host(), manner{}, append(ours("alice"), simulate.Words("b", 0, 6)...)...), "harvest")
 }
 
-// neighbour plays offices in which a device misbehaves every hour, and whose new mail server retries
-// a message from the same address every 70 minutes.
+// neighbour plays offices in which a device misbehaves every hour. A new mail server at the same
+// address retries a message every 70 minutes.
 func neighbour(s *Server) {
 	s.Earlier()
 	for i, bad := range []func(h simulate.Host){
@@ -261,7 +261,7 @@ func existingPass(s *Server) {
 	s.Rejected("rcpt-to", c)
 	s.Temporary(c)
 	s.Delivered(c)
-	s.Rejected("rcpt-to", s.Deliver(unnamed1, "joe@x.example", "ivan")) // the mailbox exists, but has received nothing
+	s.Rejected("rcpt-to", s.Deliver(unnamed1, "joe@x.example", "ivan")) // the mailbox exists, but has not received mail
 }
 
 func siege(s *Server) {
@@ -275,7 +275,7 @@ func siege(s *Server) {
 	all := append(ours("alice"), simulate.Words("w", 0, 8)...)
 	ask := func(addr string, n int) { s.Answers(n, s.Ask(bare(addr, "mail.x.example"), manner{}, all...)) }
 	others(17)
-	ask("203.0.113.51", 4) // at the fourth request, the other hosts and this one have requested twenty
+	ask("203.0.113.51", 4) // with its fourth request, this host and the others have requested twenty recipients
 	s.Wait(2 * hour)
 	others(18)
 	ask("198.51.100.51", 3)
@@ -286,8 +286,8 @@ func siege(s *Server) {
 	ask("192.0.2.51", 5) // no siege
 }
 
-// persistent requests further recipients after too many unknown recipients. The reply for an
-// existing mailbox must differ.
+// persistent continues to request recipients after too many unknown recipients. The reply for an
+// existing mailbox must then be different.
 func persistent(s *Server) {
 	s.Earlier()
 	word := 0
@@ -347,7 +347,7 @@ func noise(s *Server) {
 	s.Bans(unnamed1, 0)
 	play(unnamed1, 1, false)
 	s.Bans(unnamed1, 10*minute)
-	play(named1, 31, true) // with a message
+	play(named1, 31, true) // the session includes a message
 	s.Bans(named1, 10*minute)
 }
 
@@ -382,7 +382,7 @@ func guessLimits(s *Server) {
 	banned(early, 1, func() { s.Blind(early, 2, "LOGIN") })
 }
 
-// concurrent opens connections from one host. The filter must admit exactly most connections.
+// concurrent opens connections from one host. The filter must accept exactly most of them.
 func (s *Server) concurrent(most int) {
 	s.History(partner, 2, day)
 	for i := range most + 1 {
@@ -419,7 +419,7 @@ func (s *Server) nowhere(user string, n int) *simulate.Client {
 func scoreRows() (rows []statement) {
 	for _, tt := range []struct {
 		where, token, points, text string
-		low                        bool // play causes low confidence
+		low                        bool // play produces low confidence
 		play                       func(s *Server) simulate.Host
 	}{
 		{"standard", "rdns-missing", "20", "has no reverse DNS name", false, func(s *Server) simulate.Host { return s.sends(unnamed1) }},
@@ -492,8 +492,8 @@ func scoreRows() (rows []statement) {
 		})})
 }
 
-// points checks that a session has exactly the number of points that the line gives. With low
-// confidence, the session has half that number.
+// points checks that a session has exactly the number of points in the line. If low is set, the
+// confidence is low, and the session has half of these points.
 func points(line string, low bool, play func(s *Server) simulate.Host) (list []Case) {
 	var n int
 	if _, err := fmt.Sscanf(line[strings.LastIndexByte(line, ' ')+1:], "%d", &n); err != nil {

@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// only sets the preset for cases.
+// only restricts the cases to a preset.
 func only(preset string, list []Case) []Case {
 	for i := range list {
 		list[i].Presets = []string{preset}
@@ -38,7 +38,7 @@ func (s *Server) eval(policy string, f rules.Facts) rules.Verdict {
 	return rules.Verdict{}
 }
 
-// Decides checks whether a rule with a condition decides.
+// Decides checks whether a rule with the given condition matches.
 func (s *Server) Decides(want bool, condition string, f rules.Facts) {
 	f.Src = netip.MustParseAddr("203.0.113.50")
 	f.Phase = smtp.PhaseMailFrom
@@ -373,7 +373,7 @@ func banRows() []statement {
 				s.Guess(other, at("user%d", i))
 			}
 			s.Bans(other, 10*minute)
-			s.Shut(s.Login(other, "alice", 0, true)) // the ban ended the spray, but remains active
+			s.Shut(s.Login(other, "alice", 0, true)) // the attack has ended because of the ban, but the ban is still active
 		})},
 		{"Bans", "Known and trusted clients, except by rules about logins or rules marked even trusted", append(under("", func(s *Server) {
 			s.History(partner, 28, 12*hour)
@@ -431,7 +431,7 @@ func expires(s *Server) {
 	s.Check(!s.Connect(unnamed1).Barred, "the ban did not end")
 }
 
-// exempt asserts that an offence of h causes no ban, for the given reason.
+// exempt asserts that an offence of h does not cause a ban, for the given reason.
 func (s *Server) exempt(h simulate.Host, reason string) {
 	before := len(s.Logged(`^exempt src=\S+ rule=trial reason=` + reason))
 	s.Rejected("ehlo", s.offend(h))

@@ -37,7 +37,7 @@ func standingRows() []statement {
 				}
 				s.Stands(named("198.51.100.99", "out9.hoster.example"), want)
 			}
-			s.Stands(named("198.51.100.43", "out3.hoster.example"), "known") // the host itself
+			s.Stands(named("198.51.100.43", "out3.hoster.example"), "known") // the host itself becomes known
 		})},
 		{"Standing", "Only ordinary mail counts, which has a non-null sender and at least one recipient that is not a role account such as postmaster. Mail exempted by a pass statement does not count", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
 			for i, tt := range []struct{ from, to, want string }{
@@ -73,7 +73,7 @@ func standingRows() []statement {
 			s.offends(func(h simulate.Host) { s.Ask(h, manner{}, simulate.Foreign(0, 1)...) })
 			s.History(partner, 2, day)
 			s.Wait(day)
-			s.Ask(partner, manner{}, simulate.Words("w", 0, 4)...) // no abuse
+			s.Ask(partner, manner{}, simulate.Words("w", 0, 4)...) // too few unknown recipients for abuse
 			s.Check(s.standing(partner).Offence.IsZero(), "four unknown recipients are an offence")
 		})...)},
 		{"Standing", "Offences halve the counted messages and days, at most once a day. After an offence, a client is not trusted for 30 days", under(trial("1h"), halves)},
@@ -122,7 +122,7 @@ func byDomain(s *Server) {
 
 func knownSince(s *Server) {
 	s.Message(partner)
-	s.Stands(partner, "none") // the same day
+	s.Stands(partner, "none") // on the same day
 	s.Wait(day)
 	s.Stands(partner, "known")
 	s.Wait(399 * day)
@@ -131,7 +131,7 @@ func knownSince(s *Server) {
 	s.Stands(partner, "none")
 	other := named("203.0.113.70", "mx2.partner.example")
 	s.Stands(other, "none")
-	s.Login(laptop("203.0.113.82"), "alice", 0, true) // writes to joe@partner.example
+	s.Login(laptop("203.0.113.82"), "alice", 0, true) // alice writes to joe@partner.example
 	s.Stands(other, "known")
 	s.Stands(bare("203.0.113.71", "mx3.partner.example"), "none")
 }
@@ -144,11 +144,11 @@ func trustedSince(s *Server) {
 		want  string
 	}{
 		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, 1, "trusted"},
-		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 1, "known"},     // ten days, the last one nine days after the first
+		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 1, "known"},     // ten days, the last of them nine days after the first
 		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 10}, 1, "known"},       // nine messages
-		{[]int{0, 0, 0, 0, 1, 2, 3, 4, 5, 10}, 1, "trusted"},  // seven days
-		{[]int{0, 0, 0, 0, 0, 1, 2, 3, 4, 10}, 1, "known"},    // six days
-		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, 90, "trusted"}, // last message 90 days ago
+		{[]int{0, 0, 0, 0, 1, 2, 3, 4, 5, 10}, 1, "trusted"},  // mail on seven days
+		{[]int{0, 0, 0, 0, 0, 1, 2, 3, 4, 10}, 1, "known"},    // mail on six days
+		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, 90, "trusted"}, // the last message was sent 90 days ago
 		{[]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, 91, "known"},
 	} {
 		h := bare(at("198.51.100.%d", 10+i), "mail.x.example")
@@ -162,7 +162,7 @@ func trustedSince(s *Server) {
 	}
 }
 
-// about evaluates a rule with a condition for a trusted client. The results are the decision and
+// about evaluates a rule with the given condition for a trusted client. It returns the decision and
 // the reply code.
 func (s *Server) about(condition, even string) (smtp.Decision, string) {
 	f := rules.Facts{Phase: smtp.PhaseRcptTo, Src: partner.Src, RDNS: []byte(partner.RDNS), FCrDNS: smtp.FCrDNSPass, Helo: []byte(partner.Helo), ASN: 1, ASNKnown: true, Country: "DE",
@@ -221,7 +221,7 @@ func (s *Server) offends(play func(h simulate.Host)) {
 func halves(s *Server) {
 	for i, tt := range []struct {
 		messages, days int
-		after          string // 31 days after an offence
+		after          string // standing 31 days after the offence
 	}{{19, 13, "trusted"}, {18, 13, "known"}, {19, 12, "known"}, {1, 1, "known"}} {
 		h := bare(at("198.51.100.%d", 10+i), "mail.x.example")
 		for d := range tt.days {

@@ -14,8 +14,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// A statement quotes sentences from a preset or from a section of the manual. Its cases fail if a
-// sentence is false.
+// A statement quotes sentences from a preset or from a section of the manual. If one of these
+// sentences is false, a case of the statement fails.
 type statement struct {
 	where string // presets or a section
 	text  string
@@ -51,10 +51,10 @@ func TestStatements(t *testing.T) {
 	Run(t, list)
 }
 
-// play returns a check that runs under the statement's preset, or under standard if it names none.
+// play returns a check that runs under the statement's preset. The default is standard.
 func play(f func(s *Server)) []Case { return []Case{{Play: f}} }
 
-// under returns a check with lines added to the policy.
+// under returns a check with lines that are added to the policy.
 func under(conf string, f func(s *Server)) []Case { return []Case{{Conf: conf, Play: f}} }
 
 // lines returns a check whose policy consists of the given lines, in enforce mode.
@@ -62,12 +62,12 @@ func lines(policy string, f func(s *Server)) []Case {
 	return []Case{{Lines: "mode enforce\n" + policy + "\n", Play: f}}
 }
 
-// edited returns a check with a policy in which with replaces old.
+// edited returns a check with a policy in which the second text replaces the first.
 func edited(old, with string, f func(s *Server)) []Case {
 	return []Case{{Edit: func(text string) string { return strings.ReplaceAll(text, old, with) }, Play: f}}
 }
 
-// of returns the number for the case's preset.
+// of returns the number that applies to the case's preset.
 func (s *Server) of(standard, tight int) int {
 	if s.Preset == "tight" {
 		return tight
@@ -94,7 +94,7 @@ func answered(cs ...*simulate.Client) (n int) {
 }
 
 // Answers asserts that the server itself rejected exactly n recipients of cs, and that the filter
-// rejected further recipients.
+// rejected all further recipients.
 func (s *Server) Answers(n int, cs ...*simulate.Client) {
 	asked := 0
 	for _, c := range cs {
@@ -108,12 +108,13 @@ func (s *Server) each(n int, every time.Duration, m manner, host func(int) simul
 	return s.Bursts(n, 1, every, m, host)
 }
 
-// None asserts that c's record lacks the token.
+// None asserts that c's record does not contain the token.
 func (s *Server) None(c *simulate.Client, token string) {
 	s.Check(!slices.Contains(s.Tokens(c), token), "%s has evidence %s", who(c), token)
 }
 
-// Finds asserts that c's record has the token exactly if want is set.
+// Finds asserts that c's record contains the token if want is set, and does not contain it
+// otherwise.
 func (s *Server) Finds(want bool, c *simulate.Client, token, confidence string) {
 	if want {
 		s.Evidence(c, token, confidence)
@@ -122,7 +123,7 @@ func (s *Server) Finds(want bool, c *simulate.Client, token, confidence string) 
 	}
 }
 
-// acted reports whether c's record has an act that ok accepts.
+// acted reports whether c's record contains an act for which ok returns true.
 func (s *Server) acted(c *simulate.Client, ok func(act) bool) bool {
 	s.Flush()
 	r := s.records[c.ID()]
@@ -307,7 +308,7 @@ func tightRejects(s *Server) {
 		s.Rejected("rcpt-to", s.Message(bare(at("198.51.100.%d", 10+i), helo)))
 	}
 	rentedHost(s)
-	c := s.Message(bare("198.51.100.21", "mail.x.example")) // no name, and not rented
+	c := s.Message(bare("198.51.100.21", "mail.x.example")) // this client has no name and is not a rented host
 	s.Accepted(c)
 	s.Delivered(c)
 }

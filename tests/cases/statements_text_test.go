@@ -12,8 +12,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// sections lists the manual's sections in which each sentence needs a row. The values are the
-// section's first line and the line after the section.
+// sections lists the sections of the manual in which every sentence needs a row. The values are the
+// first line of the section, and the first line after it.
 var sections = map[string][2]string{
 	"Rules":      {"In each phase, the filter evaluates", ".Ss Phases"},
 	"Bans":       {".Ss Bans", ".Ss Standing"},
@@ -44,8 +44,8 @@ func split(paragraph string) (list []string) {
 	return list
 }
 
-// comments returns the sentences in a policy's comments. A comment after a statement forms a
-// sentence together with the statement.
+// comments returns the sentences in a policy's comments. A comment after a statement continues the
+// statement, and both are one sentence.
 func comments(policy string) (list []string) {
 	var paragraph []string
 	end := func() {
@@ -125,8 +125,8 @@ func sentences(t *testing.T) map[string][]string {
 	return all
 }
 
-// TestStatementsComplete checks that each sentence in the manual and in the presets is quoted in a
-// row. A row must not contain other sentences.
+// TestStatementsComplete checks that a row quotes each sentence in the presets and in the sections
+// of the manual. A row must not contain other sentences.
 func TestStatementsComplete(t *testing.T) {
 	all := sentences(t)
 	rows := make(map[string]bool)

@@ -42,8 +42,8 @@ func TestComputers(t *testing.T) {
 	Run(t, list)
 }
 
-// TestOffice checks that an office whose users log in keeps its logins and its mail, even if other
-// logins from its address fail.
+// TestOffice checks an office whose users log in. Logins and mail from the office must be accepted,
+// even if other logins from its address fail.
 func TestOffice(t *testing.T) {
 	office := greets("198.51.100.34", "office.firm.example", "laptop")
 	server := named("198.51.100.34", "office.firm.example")

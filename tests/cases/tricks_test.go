@@ -1,7 +1,7 @@
 package cases
 
-// This file contains test cases for attackers that imitate a mail server during a harvest, or try to
-// acquire standing.
+// This file contains test cases for attackers that imitate a mail server during a harvest, or that
+// try to acquire standing.
 
 import (
 	"fmt"
@@ -61,7 +61,7 @@ func TestNullSender(t *testing.T) {
 	Run(t, list)
 }
 
-// TestBoughtStanding checks that messages that cost an attacker nothing do not improve
+// TestBoughtStanding checks that messages that are easy for an attacker to send do not improve
 // standing.
 func TestBoughtStanding(t *testing.T) {
 	h := named("203.0.113.66", "vps.x.example")
@@ -131,7 +131,8 @@ score evidence rdns-missing 70
 rule odd phase data match score > 60 junk
 `
 
-// TestJunk checks that a message to the postmaster is not exempt if it also has other recipients.
+// TestJunk checks that a message to the postmaster is not exempt from the rules if it also has
+// other recipients.
 func TestJunk(t *testing.T) {
 	var list []Case
 	for _, to := range [][]string{{"postmaster", "alice"}, {"alice", "postmaster"}, {"abuse", "alice", "bob"}, {"alice", "abuse", "postmaster"}} {

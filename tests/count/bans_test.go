@@ -37,8 +37,9 @@ func (b bans) connects(src netip.Prefix, at int64) (rule string) {
 	return old.rule
 }
 
-// offends bans a source. An offence within a day after a ban, or within four times the ban's
-// length, results in the ladder's next length. If a ban is already active, the later end applies.
+// offends bans a source. If the offence is within a day after a ban, or within four times that
+// ban's length, the ban has the ladder's next length. If a ban is already active, the later of the
+// two ends applies.
 func (b bans) offends(src netip.Prefix, rule string, session uint64, at int64) *ban {
 	now, ladder := at/1e6, ladders[rule]
 	one := ban{rule: rule, since: now, session: session, times: 1}

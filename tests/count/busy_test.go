@@ -10,7 +10,7 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// TestCountCommon checks that a report accounts for every session even if the budget has no room
+// TestCountCommon checks that a report accounts for every session even if the budget has no space
 // for an aggregate per source. Totals, evidence and rules must be exact in every hour. The lists
 // must be complete, including the numbers of omitted items. The number of sources must be printed
 // with its error.
@@ -23,7 +23,7 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	})
 	r := newRun(t, w, 16)
 	r.play(begin.Add(length + time.Hour))
-	r.stop() // aggregates have used so much of the budget that a flush omits this hour's aggregates
+	r.stop() // aggregates have used so much of the budget that a flush omits those of this hour
 	common := 0
 	for _, p := range []period{
 		{"everything", begin, time.Time{}},
@@ -38,12 +38,11 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	}
 }
 
-// checkCommon compares the numbers that do not depend on which sources have separate
-// records.
+// checkCommon compares the numbers that are the same for sources with and without separate records.
 func (r *run) checkCommon(p period) (common int) {
 	r.t.Helper()
 	var records []*record
-	for _, s := range r.all { // aggregates end with the hour
+	for _, s := range r.all { // an aggregate ends with its hour
 		if one := (&record{end: s.end, src: s.src, sessions: []*session{s}}); p.has(one) {
 			records = append(records, one)
 		}
@@ -105,8 +104,9 @@ func (r *run) checkCommon(p period) (common int) {
 	return common
 }
 
-// atMost fails if a list contains a wrong source, or too high a number for a source. The numbers
-// may be too low, because an aggregate of many sources does not list each source's recipients.
+// atMost fails if a list contains a wrong source, or if the number of a source is too high. A
+// number may be too low, because an aggregate of many sources does not contain the recipients of
+// each source.
 func atMost(t *testing.T, name string, got, want map[string]attempt) {
 	t.Helper()
 	of := map[netip.Prefix]int{}

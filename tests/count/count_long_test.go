@@ -16,8 +16,8 @@ func TestCountLong(t *testing.T) { count(t, 200_000) }
 // TestCountCommonLong is TestCountCommon with more aggregates of many sources.
 func TestCountCommonLong(t *testing.T) { countCommon(t, 200_000, 24*time.Hour) }
 
-// TestCountSources checks that the number of sources is exact up to 500,000. A higher number must
-// be printed with its error.
+// TestCountSources checks that the number of sources is exact up to 500,000. Above that, the number
+// must be printed with its error.
 func TestCountSources(t *testing.T) {
 	const exact = 500_000
 	w := newWorld(size{sessions: 1000, until: begin.Add(time.Hour), kinds: []string{"scan"}})

@@ -12,12 +12,12 @@ import (
 // countSessions is the number of sessions in TestCount, and also the seed.
 var countSessions = flag.Int("count.sessions", 20_000, "sessions of TestCount")
 
-// TestCount checks that reports, records, counters and bans agree with an independent count of the
-// same stream, for each of several periods. The stream has floods, aggregates, restarts, and sealed
-// and open days.
+// TestCount counts the sessions in a stream independently, and compares the result with reports,
+// records, counters and bans for several periods. The stream contains floods, aggregates, restarts,
+// and sealed and open days.
 func TestCount(t *testing.T) { count(t, *countSessions) }
 
-// The filter stops on the second day and is killed on the third day.
+// The filter is stopped on the second day, and killed on the third day.
 var (
 	stopped = begin.Add(36*time.Hour + 30*time.Minute)
 	killed  = begin.Add(2*24*time.Hour + 15*time.Hour + 45*time.Minute)
@@ -58,7 +58,7 @@ func count(t *testing.T, sessions int) {
 	r.compareStats()
 	r.compareBans()
 	r.stop()
-	for _, p := range r.periods()[:4] { // the same without a filter
+	for _, p := range r.periods()[:4] { // repeated without a running filter
 		r.check(p)
 	}
 	r.compareStats()
@@ -89,7 +89,8 @@ func (p *period) has(r *record) bool {
 }
 
 // periods returns the periods to compare: the whole stream, each day, and parts of sealed and open
-// days. Further periods start or end within an aggregate, at its end, or one microsecond later.
+// days. Some periods start or end within an aggregate, exactly at its end, or one microsecond
+// later.
 func (r *run) periods() (list []period) {
 	day := func(n int) time.Time { return begin.AddDate(0, 0, n) }
 	list = append(list, period{"everything", begin.AddDate(-1, 0, 0), time.Time{}})

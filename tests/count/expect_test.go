@@ -222,7 +222,7 @@ func (a *attempt) add(domain string, d *domainTally) {
 	a.Refused, a.Sessions, a.Domains = a.Refused+d.refused, a.Sessions+d.sessions, append(a.Domains, domain)
 }
 
-// listed adds a source's attempts to a list, which shows the first three domains.
+// listed adds a source's attempts to a list. A list shows the first three domains.
 func (a *attempt) listed(t *sourceTally, list map[string]attempt) {
 	if a.Refused == 0 {
 		return

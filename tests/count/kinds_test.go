@@ -10,7 +10,7 @@ import (
 
 // A host is the origin of sessions.
 type host struct {
-	kind   int // in kinds
+	kind   int // index in kinds
 	number int // unique among the hosts of its kind
 	addr   netip.Addr
 	rdns   string
@@ -22,21 +22,21 @@ type host struct {
 type kind struct {
 	name    string
 	hosts   int  // per 1,000 sessions; at least 4 in total
-	weight  int  // share of the sessions that are not part of a flood
+	weight  int  // share of the sessions outside floods
 	burst   bool // also arrives in floods
 	spread  bool // each host has a separate network
 	six     bool // every second host has an IPv6 network
-	user    bool // on the port for users
-	local   bool // on the local socket
+	user    bool // connects to the port for users
+	local   bool // connects to the local socket
 	rdns    string
 	play    func(s *script, h *host)
 	implied string // evidence about the address
 }
 
-// helo returns a generated host's name. The name is below .example, which is on no list.
+// helo returns the name of a generated host. The name ends with .example, which is on no list.
 func helo(h *host) string { return fmt.Sprintf("h%d.%s.example", h.number, kinds[h.kind].name) }
 
-// unknown returns a recipient that does not exist. No other session uses that recipient.
+// unknown returns a recipient that does not exist and that no other session requests.
 func unknown(s *script) string { return fmt.Sprintf("u%x.%d@example.org", s.id, s.rcpts) }
 
 // leave ends a session without mail.
@@ -45,8 +45,8 @@ func leave(s *script) {
 	s.found("no-mail")
 }
 
-// greets returns a client that greets with the given name and disconnects. The name may be
-// evidence.
+// greets returns a client that greets with the given name and disconnects. evidence is the token of
+// the finding that the name causes.
 func greets(name, evidence string) func(*script, *host) {
 	return func(s *script, _ *host) {
 		s.ehlo(name)
@@ -79,9 +79,9 @@ func harvest(s *script, h *host) {
 	leaveMail(s)
 }
 
-// relay tries recipients in one to three foreign domains. The observed rule matches at
-// the second recipient. The recipients are new in each session, because repeated ones do
-// not count as probes.
+// relay tries recipients in one to three foreign domains. The observed rule matches at the second
+// recipient. The recipients are new in each session, because repeated recipients do not count as
+// probes.
 func relay(s *script, h *host) {
 	s.ehlo(helo(h))
 	s.mail("probe@sender.example")
@@ -112,8 +112,8 @@ func deliver(s *script, h *host) {
 	s.quit()
 }
 
-// guess tries to log in, and fails, as users that no other host tries. Six users from
-// one host are evidence of a spray.
+// guess tries to log in as users that no other host tries, and fails. Six users from one host are
+// evidence of a spray.
 func guess(users int) func(*script, *host) {
 	return func(s *script, h *host) {
 		s.ehlo(helo(h))

@@ -4,22 +4,22 @@ package count
 
 import "net/netip"
 
-// According to the manual, a source's first sessions in an hour have separate records, as do
-// sessions with accepted messages, a login or a ban. Every other session is part of an aggregate of
-// its source in that hour.
+// These are the manual's rules for records. A source's first sessions in an hour have separate
+// records. So do sessions with accepted messages, a login or a ban. All other sessions become part
+// of an aggregate of their source for that hour.
 const (
 	wholeSessions = 20
 	sumIDs        = 500 // after this many rejected sessions, an aggregate is written
 	sumNames      = 8   // distinct greetings in an aggregate
 )
 
-// A record is one that the filter is expected to write: for a single session, or for an
-// aggregate of several.
+// A record is a record that the filter should write: for a single session, or for an aggregate of
+// several sessions.
 type record struct {
 	sum      bool
 	end      int64 // end of the last session
 	id       uint64
-	src      netip.Addr // of an aggregate: first address of the /64 if the sessions' addresses differ
+	src      netip.Addr // in an aggregate, the first address of the /64 if the addresses differ
 	sessions []*session
 	ids      int      // rejected sessions
 	names    []string // greetings in the aggregate
@@ -46,11 +46,10 @@ func (l *ledger) clock(at int64) {
 	}
 }
 
-// flush ends all aggregates, because a reader has requested them or the filter has
-// stopped.
+// flush ends all aggregates, as the filter does when a reader requests them or when it stops.
 func (l *ledger) flush() { clear(l.sums) }
 
-// restart simulates a new filter, which does not know the hour's earlier sessions.
+// restart simulates a new filter. The new filter does not know the earlier sessions of the hour.
 func (l *ledger) restart() {
 	l.flush()
 	clear(l.first)
@@ -97,5 +96,5 @@ func contains(list []string, one string) bool {
 	return false
 }
 
-// clip truncates a name to the maximum length in a report.
+// clip truncates a name to the length that a report prints.
 func clip(name string) string { return name[:min(len(name), 128)] }

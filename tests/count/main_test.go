@@ -1,8 +1,8 @@
 //go:build linux
 
 // Package count counts the sessions in a generated stream from smtpd, and compares the numbers with
-// scanwatch(8)'s output. The count is independent, because the package imports no code from the
-// filter, the store or the reports.
+// the output of scanwatch(8). The two counts are independent, because the package imports no code
+// from the filter, the store or the reports.
 package count
 
 import (

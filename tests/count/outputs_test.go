@@ -18,8 +18,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// dumped holds the fields of a record that dump prints and the test counts. The map of users
-// counts attempts, and all other maps count sessions.
+// dumped holds the fields of a record that scanwatch dump prints and the test counts. The map of
+// users counts attempts, and all other maps count sessions.
 type dumped struct {
 	ID, Src, Ban                                string
 	Start, End                                  int64
@@ -30,7 +30,7 @@ type dumped struct {
 	References                                  []string
 }
 
-// key returns a record's text, which is compared with the output.
+// key returns the record as text, for comparisons with the output.
 func (d *dumped) key() string {
 	slices.Sort(d.References)
 	text, _ := json.Marshal(d) // sorts the keys of maps
@@ -98,7 +98,7 @@ func dump(t *testing.T, dir string, period []string) (all []string) {
 // count sets the maps of d.
 func (e *elements) count(d *dumped) {
 	d.Helo, d.Evidence, d.Users, d.Verdicts, d.Recipients = map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
-	set := func(m map[string]int, name string, x *tallied) { // only once per session
+	set := func(m map[string]int, name string, x *tallied) { // each session counts once
 		if m[name] = max(x.Sessions, 1); d.Sum > 0 {
 			m[name] = x.Sessions
 		}
@@ -127,7 +127,7 @@ func (e *elements) count(d *dumped) {
 	for _, tx := range e.Transactions {
 		for _, x := range tx.Recipients {
 			if x.Result == "tempfail" {
-				continue // not in aggregates
+				continue // aggregates do not contain deferred recipients
 			}
 			_, domain, _ := strings.Cut(x.Address, "@")
 			d.Recipients[domain+" "+x.Result]++
@@ -139,7 +139,7 @@ func (e *elements) count(d *dumped) {
 	}
 }
 
-// dumped returns the content that dump must print for the record.
+// dumped returns the content that scanwatch dump must print for the record.
 func (r *record) dumped() *dumped {
 	d := &dumped{
 		ID: fmt.Sprintf("%016x", r.id), Start: r.sessions[0].start, End: r.end, Local: r.sessions[0].local,
@@ -256,7 +256,7 @@ func (r *run) compareStats() {
 	compare(r.t, "stats", got, want)
 }
 
-// countDay counts a session in its day's counters.
+// countDay adds a session to the counters of its day.
 func (s *session) countDay(day map[string]int, sum bool) {
 	add := func(name string, n int) {
 		if n > 0 {

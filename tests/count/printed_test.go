@@ -89,8 +89,7 @@ func keyed[T any](t *testing.T, list []T, key func(*T) string) map[string]T {
 	return m
 }
 
-// compare reports the differences between two structs. Only a few elements of each map
-// are printed.
+// compare logs the differences between two structs. It prints only a few elements of each map.
 func compare(t *testing.T, what string, got, want any) {
 	t.Helper()
 	g, w := reflect.ValueOf(got), reflect.ValueOf(want)

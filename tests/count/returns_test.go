@@ -11,8 +11,8 @@ import (
 	"scanwatch/tests/internal/cli"
 )
 
-// A returnRow counts the hosts of a class. For each period, it counts the hosts that were observed
-// for at least that long, and the hosts that returned within it.
+// A returnRow counts the hosts in a class. For each period, it contains the number of hosts that
+// were observed for at least that period, and the number of these hosts that returned within it.
 type returnRow struct {
 	Hosts             int
 	Watched, Returned map[string]int
@@ -26,8 +26,8 @@ type firstTime struct {
 	host  netip.Prefix
 }
 
-// expectReturns returns the expected rows for records. A host returns if it connects after the end
-// of its first session with the ban or evidence.
+// expectReturns returns the expected rows for records. A host returns if it connects again after
+// its first session with the ban or evidence.
 func expectReturns(records []*record, until time.Time) map[string]returnRow {
 	var all []*session
 	for _, r := range records {

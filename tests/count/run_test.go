@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// config is the filter's configuration, with rules that ban, an observed rule, and the local
-// domains. Banned clients are rejected when they return.
+// config is the filter's configuration. It contains rules that ban, an observed rule, and the local
+// domains. Clients are rejected at further connections during their ban.
 const config = `mode enforce
 store %q keep 400d budget %dM
 table <local-domains> { example.org }
@@ -27,8 +27,8 @@ rule http phase end match evidence talks-http ban { 30m, 30m }
 rule watched observe phase rcpt-to match evidence relay-probe reject "550 5.7.1 No"
 `
 
-// flushEvery is the number of sessions between flushes. The filter's buffer must have room for
-// them.
+// flushEvery is the number of sessions between flushes. The filter's buffer must have space for all
+// of them.
 const flushEvery = 10_000
 
 // A run is a filter that reads a world's lines.
@@ -42,7 +42,7 @@ type run struct {
 	all     []*session // that have ended
 	program *filterproc.Program
 	w       *bufio.Writer
-	synced  chan struct{} // receives a value for the answer of each mark
+	synced  chan struct{} // receives a value for the answer to each mark
 	gone    chan struct{} // closed when the filter has closed its output
 }
 
@@ -76,8 +76,8 @@ func (r *run) start() {
 // mark is the session id of requests that mark a place in the stream.
 const mark = "00000000ffffffff"
 
-// answers checks that the filter answers disconnect if, and only if, the request's token
-// is odd.
+// answers checks that the filter answers disconnect if, and only if, the token of the request is
+// odd.
 func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
 	defer close(gone)
 	wrong := 0
@@ -100,7 +100,7 @@ func answers(t *testing.T, lines *bufio.Reader, synced, gone chan struct{}) {
 	}
 }
 
-// write writes a line, preceded by its common fields.
+// write writes a line. It adds the fields that all lines share.
 func (r *run) write(l *line) {
 	stream := "report"
 	if l.ask {
@@ -177,11 +177,11 @@ func (r *run) storeStatus() storeStatus {
 	return s.Store
 }
 
-// stop ends the filter as smtpd does, so that it records the open sessions.
+// stop ends the filter as smtpd does, so that the filter records the open sessions.
 func (r *run) stop() {
 	r.t.Helper()
 	r.sync()
-	// Shut the socket down, because a pending read would delay its close.
+	// Shut the socket down first, because a pending read would delay closing it.
 	if err := syscall.Shutdown(int(r.program.Server.Fd()), syscall.SHUT_WR); err != nil {
 		r.t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func (r *run) clean(log string) {
 }
 
 // sealed waits until all parts of the first days are sealed. If the machine's clock is ahead of the
-// stream, a new filter may also seal the stream's current day. The current day then continues in
+// stream, a new filter may also seal the current day of the stream. That day then continues in
 // another part.
 func (r *run) sealed(days int) {
 	r.t.Helper()

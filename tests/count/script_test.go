@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-// A line is a line from smtpd without the fields that all lines have.
+// A line is a line from smtpd without the fields that all lines share.
 type line struct {
 	at   int64 // microseconds since 1970
 	ask  bool  // a request
@@ -26,7 +26,8 @@ type script struct {
 	facts
 }
 
-// facts holds properties of a session that the generator knows but the lines do not show.
+// facts holds properties of a session that only the generator knows, because the lines do not show
+// them.
 type facts struct {
 	evidence []string // findings
 	implied  []string // evidence found only in the daily counters
@@ -39,8 +40,8 @@ type facts struct {
 // found adds evidence.
 func (s *script) found(token string) { s.evidence = append(s.evidence, token) }
 
-// These are the client's and server's pauses in microseconds. No client is fast enough to cause the
-// evidence early-talker.
+// Pauses of the client and the server in microseconds. The pauses are long enough that no client
+// causes the evidence early-talker.
 const (
 	clientPause = 40_000
 	serverPause = 1_000
@@ -51,7 +52,7 @@ func (s *script) report(format string, args ...any) {
 	s.lines = append(s.lines, line{s.at, false, fmt.Sprintf(format, args...)})
 }
 
-// ask writes a request. The token's last bit is the expected answer: 1 for disconnect, 0 for
+// ask writes a request. The last bit of its token is the expected answer: 1 for disconnect, 0 for
 // proceed.
 func (s *script) ask(phase, arg string, disconnect bool) {
 	if !s.asked[phase] {
@@ -149,7 +150,7 @@ func (s *script) rollback() {
 	s.report("tx-reset|%016x|%08x", s.id, uint32(s.id))
 }
 
-// turnedAway ends the session with a rejection by the filter.
+// turnedAway ends the session because the filter rejects it.
 func (s *script) turnedAway(rule, reply string) {
 	s.rejected = rule
 	s.server(reply)

@@ -19,7 +19,7 @@ type session struct {
 	counts
 	names   []string    // distinct greetings, in order
 	users   []string    // distinct users with a failed login
-	tries   []int       // their failed logins
+	tries   []int       // failed logins of each user
 	domains []recipient // distinct recipient domains
 	stopped bool        // the session was open when the filter stopped
 	facts

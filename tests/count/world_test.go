@@ -41,15 +41,15 @@ type size struct {
 	until    time.Time
 	quiet    []time.Time // no session starts in the two minutes before these times
 	kinds    []string    // empty: all
-	hosts    int         // factor for the number of hosts; 0: 1
-	floods   int         // sessions outside floods per flood; 0: half of all sessions are in floods
+	hosts    int         // factor for the number of hosts; 0 means 1
+	floods   int         // sessions outside floods per flood; with 0, half of all sessions are in floods
 }
 
 // newWorld plans sessions that start at begin.
 func newWorld(o size) *world {
 	w := &world{rng: rand.New(rand.NewPCG(uint64(o.sessions), 1)), live: map[netip.Prefix]int{}, bans: bans{}, facts: map[uint64]facts{}, ids: 0x1000}
 	var single, bursts []int
-	next := 0 // of the IPv4 networks
+	next := 0 // number of the next IPv4 network
 	for k := range kinds {
 		w.hosts = append(w.hosts, w.population(k, o.sessions*max(o.hosts, 1), &next))
 		if len(o.kinds) > 0 && !slices.Contains(o.kinds, kinds[k].name) {
@@ -78,7 +78,7 @@ func newWorld(o size) *world {
 			within = 5e6
 		}
 		flood := 25 + w.rng.IntN(90)
-		if n == 0 { // the first flood is from a banned client, and fills an aggregate
+		if n == 0 { // the first flood comes from a banned client, and fills an aggregate
 			h, flood = w.hosts[slices.IndexFunc(kinds, func(k kind) bool { return k.name == "tool" })][0], 1200
 		} else if w.rng.IntN(12) == 0 {
 			flood *= 8
@@ -95,7 +95,7 @@ func newWorld(o size) *world {
 			}
 		}
 	}
-	for _, q := range o.quiet { // sessions open at that time
+	for _, q := range o.quiet { // sessions that are open at that time
 		for _, h := range w.hosts[len(kinds)-1] {
 			w.visits = append(w.visits, visit{q.Add(-time.Minute).UnixMicro(), h})
 		}
@@ -111,7 +111,7 @@ func (w *world) population(k, sessions int, next *int) (all []*host) {
 		h := &host{kind: k, number: n, rdns: "<unknown>", fcrdns: "fail"}
 		switch {
 		case one.local:
-		case one.six && n%2 == 1, one.spread && n >= 200: // there are too few IPv4 networks
+		case one.six && n%2 == 1, one.spread && n >= 200: // there are not enough IPv4 networks
 			h.addr = netip.MustParseAddr(fmt.Sprintf("3fff:%x:%x:%x::", k<<4, n>>8, n&255<<8)) // RFC 9637
 			if one.spread {
 				h.addr = netip.MustParseAddr(fmt.Sprintf("3fff:%x:%x:1::", k<<4|n>>16, n&0xffff))
@@ -162,7 +162,7 @@ func (w *world) start(v visit) *script {
 		return s
 	}
 	s.src = h.addr
-	if s.src.Is6() { // any address in the network
+	if s.src.Is6() { // use any address in the /64
 		b := s.src.As16()
 		b[15], b[14] = byte(w.rng.IntN(256)), byte(w.rng.IntN(4))
 		s.src = netip.AddrFrom16(b)
@@ -197,8 +197,8 @@ func (w *world) start(v visit) *script {
 	return s
 }
 
-// offence bans a script's source at the line at which the filter bans it. The filter imposes a
-// ban for an attack tool's greeting, or at the end of a session in which the client spoke HTTP.
+// offence bans a script's source, at the same line as the filter does. The filter bans a client
+// when it greets like an attack tool, or at the end of a session in which it spoke HTTP.
 func (w *world) offence(s *script, l *line) {
 	rule := ""
 	switch kind := kindOf(s); {
@@ -223,8 +223,8 @@ func kindOf(s *script) string {
 	return ""
 }
 
-// next returns the next line, or false at the end. If a session starts before that line, next
-// starts the session first.
+// next returns the next line, or false at the end. If a session must start before that line, next
+// first starts the session.
 func (w *world) next() (l line, ok bool) {
 	for len(w.visits) > 0 && (len(w.open) == 0 || w.visits[0].at < w.open[0].lines[0].at) {
 		heap.Push(&w.open, w.start(w.visits[0]))

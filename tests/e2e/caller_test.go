@@ -3,7 +3,7 @@
 package e2e
 
 // This file contains clients that send mail, try recipients or try passwords. The clients continue
-// no matter how the server replies.
+// regardless of the server's replies.
 
 import (
 	"encoding/base64"
@@ -24,7 +24,7 @@ type caller struct {
 	texts []string // negative replies from the filter
 }
 
-// until matches the part of a reply that differs between test runs.
+// until matches the part of a reply that is different in each test run.
 var until = regexp.MustCompile(` until \S+ \S+ UTC`)
 
 // reference matches the end of every reply from the filter.
@@ -50,8 +50,8 @@ func call(t *testing.T, s *smtpd.Server, from string, port int) *caller {
 	return x
 }
 
-// heard records a reply and returns its code. If the connection has ended, or the reply came from
-// the filter, the result is 0.
+// heard records a reply and returns its code. If the connection has ended, or if the filter rather
+// than smtpd has replied, the result is 0.
 func (x *caller) heard(r smtpd.Reply, err error) int {
 	switch {
 	case err != nil:
@@ -64,7 +64,8 @@ func (x *caller) heard(r smtpd.Reply, err error) int {
 	return r.Code
 }
 
-// say sends a line and returns the code of smtpd's own reply, or 0.
+// say sends a line and returns the code of the reply. If the reply is not from smtpd itself, the
+// result is 0.
 func (x *caller) say(format string, args ...any) int {
 	if x.gone {
 		return 0
@@ -80,8 +81,8 @@ func (x *caller) quit() {
 	x.c.Close()
 }
 
-// message sends a message to local parts. told counts the recipients to which smtpd itself replied,
-// and accepted reports whether the message was accepted.
+// message sends a message to local parts. told is the number of recipients to which smtpd itself,
+// and not the filter, replied. accepted reports whether the message was accepted.
 func (x *caller) message(from string, to ...string) (told int, accepted bool) {
 	x.say("MAIL FROM:<%s>", from)
 	ok := 0
@@ -124,7 +125,7 @@ func submission(t *testing.T, s *smtpd.Server, from, helo string) *caller {
 	return x
 }
 
-// asks plays a session with recipients, and returns the number of smtpd's own replies.
+// asks plays a session with recipients, and returns the number of replies from smtpd itself.
 func asks(t *testing.T, s *smtpd.Server, from, sender string, to ...string) int {
 	x := call(t, s, from, smtpd.PortMX)
 	defer x.quit()
@@ -141,7 +142,7 @@ func strangers(start, n int) (to []string) {
 	return to
 }
 
-// fine returns "ok", or the first rejection.
+// fine returns "ok" if all is well, or the first rejection.
 func fine(accepted bool, xs ...*caller) string {
 	for _, x := range xs {
 		if len(x.texts) > 0 {

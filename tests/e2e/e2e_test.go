@@ -21,9 +21,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestObserveChangesNoByte checks that in observe mode the filter changes no byte of a dialogue.
-// The test plays every scenario without a filter, with the filter, and with the filter in all
-// phases.
+// TestObserveChangesNoByte checks that in observe mode, the filter does not change a single byte of
+// a dialogue. The test plays every scenario three times: without a filter, with the filter, and
+// with the filter registered for all phases.
 func TestObserveChangesNoByte(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -70,8 +70,8 @@ func TestObserveChangesNoByte(t *testing.T) {
 }
 
 // TestCoreScenario checks that each kind of client causes the same evidence on every version of
-// smtpd. The records and log lines must also be correct. This is the only test on real servers that
-// always runs on all versions.
+// smtpd. Records and log lines must also be correct. This is the only test that always runs on real
+// servers of all versions.
 func TestCoreScenario(t *testing.T) {
 	for _, v := range smtpd.Versions {
 		t.Run(v.Name, func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestNoPasswordAnywhere(t *testing.T) {
 				t.Errorf("%d logins recorded: the scenarios did not log in", passed)
 			}
 			look := map[string][]byte{
-				"log":  []byte(s.FilterLog("scanwatch")), // smtpd itself logs rejected commands
+				"log":  []byte(s.FilterLog("scanwatch")), // only the filter's lines: smtpd itself logs rejected commands
 				"dump": []byte(cli.Run(t, s.State(), "dump")), "report": []byte(cli.Run(t, s.State(), "report")),
 			}
 			for _, r := range records {
@@ -218,8 +218,8 @@ func TestNoPasswordAnywhere(t *testing.T) {
 	}
 }
 
-// TestConcurrentSessions checks that 200 interleaved sessions result in 200 correct
-// records. Half of the sessions have unknown recipients.
+// TestConcurrentSessions checks that 200 interleaved sessions produce 200 correct records. Half of
+// the sessions have unknown recipients.
 func TestConcurrentSessions(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -295,8 +295,8 @@ func TestConcurrentSessions(t *testing.T) {
 	}
 }
 
-// TestReportsAgree checks that report and dump return the same numbers, both under load
-// and after the server has stopped.
+// TestReportsAgree checks that report and dump print the same numbers, both under load and after
+// the server has stopped.
 func TestReportsAgree(t *testing.T) {
 	v := smtpd.Newest()
 	s := live.Start(t, smtpd.Options{Version: v, Filters: []smtpd.Filter{live.Filter()}})
@@ -324,7 +324,8 @@ func TestReportsAgree(t *testing.T) {
 		}
 		return sessions, mails
 	}
-	// Under load, a report's numbers must lie between the numbers of an earlier and a later dump.
+	// Under load, the numbers in a report must be between the numbers in an earlier and a later
+	// dump.
 	agree := func() int {
 		t.Helper()
 		type numbers struct{ Sessions, Messages int }
@@ -367,8 +368,8 @@ func TestReportsAgree(t *testing.T) {
 	}
 }
 
-// TestChain checks that a second filter receives all events unchanged. The first filter
-// must record the decisions of the second filter.
+// TestChain checks that a second filter in the chain receives all events unchanged. The first
+// filter must record the decisions of the second filter.
 func TestChain(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {

@@ -18,9 +18,9 @@ import (
 )
 
 // TestEarlyTalker measures how often the filter recognises clients that speak before the greeting,
-// and clients that wait for it. The network paths have different delays, and the machine is idle or
-// busy. The rates depend on the machine, so the test logs them, and fails only if the evidence is
-// useless.
+// and clients that wait for it. The test uses network paths with different delays, on an idle and
+// on a busy machine. The rates depend on the machine. The test therefore only logs them, and fails
+// only if the evidence is useless.
 func TestEarlyTalker(t *testing.T) {
 	const runs = 100
 	kinds := []struct {
@@ -72,7 +72,7 @@ func TestEarlyTalker(t *testing.T) {
 						t.Errorf("%s: %d records", kind.name, len(r))
 						continue
 					}
-					found := slices.ContainsFunc(r[0].Findings, func(f cli.Finding) bool { return f.Evidence == "early-talker" && f.Confidence == "medium" }) // the highest
+					found := slices.ContainsFunc(r[0].Findings, func(f cli.Finding) bool { return f.Evidence == "early-talker" && f.Confidence == "medium" }) // medium is the highest confidence
 					if found == kind.found {
 						right++
 					} else {
@@ -80,8 +80,9 @@ func TestEarlyTalker(t *testing.T) {
 					}
 				}
 				t.Logf("%-28s correct in %d of %d", kind.name, right, runs)
-				// A missed early talker is harmless. The limits are far below all measured rates.
-				// The filter must recognise half of the clients that wait, and one early talker.
+				// It is harmless to miss an early talker. The limits are far below all measured
+				// rates: the filter must recognise half of the clients that wait, and one early
+				// talker.
 				least := runs / 2
 				if kind.found {
 					least = 1
@@ -106,8 +107,8 @@ func burn(n int) (stop func()) {
 	return func() { done.Store(true) }
 }
 
-// greet plays a session up to the recipient. smtpd queues five connections and resets further ones.
-// After a reset, the client reconnects, as mail servers do.
+// greet plays a session up to the recipient. smtpd queues five connections, and resets further
+// connections. After a reset, the client connects again, as mail servers do.
 func greet(s *smtpd.Server, from string, rtt time.Duration, early bool, when time.Duration) error {
 	for {
 		err := greetOnce(s, from, rtt, early, when)

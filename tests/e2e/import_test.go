@@ -16,7 +16,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// sinkAddr is the address of a mail server that plays the remote correspondents' server.
+// sinkAddr is the address of a mail server that acts as the server of all remote correspondents.
 const sinkAddr = "127.0.0.1:2600"
 
 // sink runs a mail server that rejects the recipient nobody.
@@ -38,7 +38,7 @@ func sink(t *testing.T) {
 	}()
 }
 
-// receive serves the client of one connection.
+// receive serves one connection.
 func receive(c net.Conn) {
 	defer c.Close()
 	in := bufio.NewReader(c)
@@ -67,8 +67,8 @@ func receive(c net.Conn) {
 	}
 }
 
-// converse sends lines to a port and ignores the replies. A TLS session starts before the
-// first line, or after the line STARTTLS.
+// converse sends lines to a port and ignores the replies. On a port with TLS, TLS starts before the
+// first line. Otherwise, it starts after the line STARTTLS.
 func converse(t *testing.T, s *smtpd.Server, from string, port int, lines ...string) {
 	t.Helper()
 	c, err := s.Dial(from, port)
@@ -108,7 +108,7 @@ func message(sender string, to ...string) []string {
 // injected is text that looks like a log line from smtpd.
 const injected = "0123456789abcdef smtp connected address=198.51.100.99 host=x"
 
-// correspond plays a site's sessions with correspondents and attackers.
+// correspond plays the sessions of a site with correspondents and attackers.
 func correspond(t *testing.T, s *smtpd.Server) {
 	t.Helper()
 	mx := func(from string, lines ...string) {
@@ -147,9 +147,9 @@ func correspond(t *testing.T, s *smtpd.Server) {
 	}
 }
 
-// TestMailLogImport checks that importing the syslog lines of each smtpd version makes the hosts
-// known. The filter has never seen the hosts, and receives the import over its control socket. The
-// flag -update stores the logs for the tests of filter/maillog.
+// TestMailLogImport checks that importing the syslog lines of each smtpd version makes the hosts in
+// them known. The filter has not seen these hosts before, and receives the facts over its control
+// socket. With the flag -update, the test stores the logs for the tests of filter/maillog.
 func TestMailLogImport(t *testing.T) {
 	versions := smtpd.Matrix()
 	if *update {
@@ -168,7 +168,7 @@ func TestMailLogImport(t *testing.T) {
 					{Addr: "203.0.113.22", Name: `a=b host=x"<y> address=198.51.100.example.com`, Confirmed: true},
 				}})
 			correspond(t, s)
-			relayed := 3 // through .forward, and from two local programs
+			relayed := 3 // messages through .forward and from two local programs
 			if version.TLS {
 				relayed = 5
 			}

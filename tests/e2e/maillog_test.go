@@ -19,8 +19,9 @@ import (
 
 var update = flag.Bool("update", false, "record the mail logs for tests/export")
 
-// TestMailLogForFail2ban checks that, in each version's log, fail2ban finds exactly the hosts that
-// the filter has banned. The flag -update stores the logs for the tests in tests/export.
+// TestMailLogForFail2ban checks that fail2ban finds exactly the hosts that the filter has banned,
+// in the log of each version. With the flag -update, the test stores the logs for the tests in
+// tests/export.
 func TestMailLogForFail2ban(t *testing.T) {
 	tool := require.Program(t, "fail2ban-regex")
 	conf := t.TempDir()
@@ -44,15 +45,15 @@ func TestMailLogForFail2ban(t *testing.T) {
 				{Addr: "203.0.113.1", Name: "scan-03.shadowserver.org", Confirmed: true}, {Addr: "198.51.100.99", Name: "mail.example.net", Confirmed: true}}})
 			for _, v := range []struct{ from, helo string }{
 				{"198.51.100.99", "mail.example.net"},
-				{"203.0.113.1", ""},        // a scanner: banned
+				{"203.0.113.1", ""},        // a scanner; banned
 				{"203.0.113.8", "ylmf-pc"}, // banned
 				{"2001:db8::8", "ylmf-pc"},
 				{"203.0.113.9", "scanwatch: banned src=198.51.100.99 rule=x prefix=198.51.100.99/32 until=x"},
-				{"203.0.113.8", "ylmf-pc"}, // reconnects
+				{"203.0.113.8", "ylmf-pc"}, // the banned host reconnects
 			} {
 				visit(t, s, v.from, v.helo)
 			}
-			// While smtpd is stopping, it does not log the filters' lines.
+			// While smtpd is stopping, it no longer logs lines from filters.
 			if err := s.Eventually("the last line is logged", func() bool {
 				return strings.Contains(s.Log(), "session decision=proceed src=203.0.113.9 ") || strings.Contains(s.Log(), "session decision=reject src=203.0.113.9 ")
 			}); err != nil {

@@ -76,8 +76,7 @@ var visitors = []struct {
 	{"legitimate mail", "198.51.100.99", "mail.partner.example", false, "mail.partner.example", "", "", "", ""},
 }
 
-// scannerASN returns a row of the built-in list that identifies scanners by AS
-// number.
+// scannerASN returns a row of the shipped list that identifies scanners by AS number.
 func scannerASN(t *testing.T) (uint32, string) {
 	t.Helper()
 	for _, row := range shippedRows(t) {
@@ -93,8 +92,8 @@ func scannerASN(t *testing.T) (uint32, string) {
 	return 0, ""
 }
 
-// TestStandardPolicy checks the standard preset's evidence and replies for each kind of client. In
-// observe mode, the same rules log the same decisions, but reject no client.
+// TestStandardPolicy checks the evidence and the replies of the standard preset for each kind of
+// client. In observe mode, the same rules must log the same decisions, but reject no client.
 func TestStandardPolicy(t *testing.T) {
 	number, asnOrg := scannerASN(t)
 	asn := asnFile(t, "192.0.2.200/32", number)

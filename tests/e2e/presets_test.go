@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// This name of a Microsoft mail server has 65 bytes. smtpd on Linux truncates the name to 64 bytes,
+// This Microsoft mail server has a name of 65 bytes. smtpd on Linux truncates the name to 64 bytes,
 // so FCrDNS fails.
 const (
 	longName = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.com"
@@ -36,9 +36,9 @@ var oddHosts = []smtpd.Host{
 // friend is an address in <friends>.
 const friend = "192.0.2.77"
 
-// An oddClient is a client that a careless policy rejects. loose marks a client that the preset
-// tight also rejects, as its comments explain. play returns the senders of messages that must
-// arrive.
+// An oddClient is a legitimate client that a careless policy would reject. If loose is set, the
+// tight preset also rejects it, as the preset's comments explain. play returns the senders of the
+// messages that must arrive.
 type oddClient struct {
 	name  string
 	tls   bool
@@ -125,7 +125,7 @@ func served(t *testing.T, s *smtpd.Server, from, helo, sender string) string {
 	return sender
 }
 
-// arrived waits until messages are delivered, none of which may be marked as junk.
+// arrived waits until the messages are delivered. None of them may be marked as junk.
 func arrived(t *testing.T, s *smtpd.Server, senders ...string) {
 	t.Helper()
 	for _, sender := range senders {
@@ -140,8 +140,8 @@ func arrived(t *testing.T, s *smtpd.Server, senders ...string) {
 	}
 }
 
-// presetServer starts a server that enforces a preset, with friend in <friends>. edit changes the
-// policy.
+// presetServer starts a server that enforces a preset, with friend in <friends>. The function edit
+// changes the policy.
 func presetServer(t *testing.T, version smtpd.Version, preset string, edit func(string) string) *smtpd.Server {
 	t.Helper()
 	text := live.Preset(t, preset, "enforce", `asn "asn.mmdb"`)
@@ -187,8 +187,9 @@ func TestOddClients(t *testing.T) {
 	}
 }
 
-// TestPoliteClientNearby checks that a client that sends each command in two segments is not an
-// early talker. The second segment waits for the delayed acknowledgement of the first.
+// TestPoliteClientNearby checks a client that sends each command in two segments. The second
+// segment waits for the delayed acknowledgement of the first. Such a client must not count as an
+// early talker.
 func TestPoliteClientNearby(t *testing.T) {
 	for _, version := range smtpd.Matrix() {
 		t.Run(version.Name, func(t *testing.T) {
@@ -254,9 +255,9 @@ func TestPlusAddresses(t *testing.T) {
 	}
 }
 
-// TestStolenAccountOnTheWire checks that the filter detects the use of a stolen account. The
-// presets' rule must stop the account, but not the address, so that another user at the address can
-// continue.
+// TestStolenAccountOnTheWire checks that the filter detects the use of a stolen account. The rule
+// in the presets must stop the account but not the address, so that another user at the same
+// address can continue.
 func TestStolenAccountOnTheWire(t *testing.T) {
 	const home, rule = "198.51.100.70", "\n#rule stolen "
 	for _, version := range smtpd.Matrix() {

@@ -32,8 +32,7 @@ func TestRestarts(t *testing.T) {
 	for i := range restarts {
 		s := live.Start(t, smtpd.Options{Version: v, Dir: dir, Filters: []smtpd.Filter{live.Filter("-f", smtpd.StateDir+"/scanwatch.conf")}})
 		if i == 0 {
-			// The filter starts without a configuration, and has a policy after the first
-			// restart.
+			// The filter has no configuration at first. After the first restart, it has a policy.
 			if err := os.WriteFile(filepath.Join(s.State(), "scanwatch.conf"), []byte(conf), 0o644); err != nil {
 				t.Fatal(err)
 			}

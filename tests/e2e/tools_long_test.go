@@ -2,8 +2,8 @@
 
 package e2e
 
-// This file measures what attackers and legitimate clients achieve with OpenSMTPD alone and with
-// the presets. The usual tools were measured with the same attacks.
+// This file measures what attackers and legitimate clients achieve with OpenSMTPD alone, and with
+// the presets. The same attacks were also measured with widely used tools.
 
 import (
 	"fmt"
@@ -18,16 +18,16 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// A toolRow is an attack or a legitimate client. best is the highest permitted result. Unless a
-// comment gives another reason, best is the best result of the usual tools. If best is -1, the
-// result must be "ok".
+// A toolRow is an attack or a legitimate client. best is the highest result that is permitted.
+// Unless a comment says otherwise, it is the best result of the widely used tools. If best is -1,
+// the result must be "ok".
 type toolRow struct {
 	name   string
 	best   int
-	tight  string // start of the result with tight, if the comments in tight announce it
+	tight  string // start of the result with the preset tight, if the preset's comments announce it
 	slow   bool   // with the greeting delay
-	logged bool   // a measurement of speed, which is only logged
-	apart  string // time between sessions, as the timestamps show it to the filter
+	logged bool   // a measurement of speed, which is logged but not checked
+	apart  string // time between sessions according to the timestamps that the filter receives
 	play   func(t *testing.T, s *smtpd.Server) string
 }
 
@@ -95,8 +95,8 @@ var harvestRows = []toolRow{
 	}},
 }
 
-// asksOnce plays n sessions with one unknown recipient each, and returns the number of smtpd's
-// own replies.
+// asksOnce plays n sessions with one unknown recipient each, and returns the number of replies from
+// smtpd itself.
 func asksOnce(t *testing.T, s *smtpd.Server, from string, n int) (told int) {
 	for i := range n {
 		told += asks(t, s, from, "a@x.example", strangers(i, 1)...)
@@ -121,16 +121,17 @@ var loginRows = []toolRow{
 	{name: "ylmf-pc on 587, 30 passwords", best: 3, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.61" }, "ylmf-pc"))
 	}},
-	// fail2ban permits 3 passwords, and locks out 4 of 5 users of the office below. Postfix permits
-	// 20 passwords, and locks out no user of the office.
+	// fail2ban permits 3 passwords, and locks out 4 of the 5 users in the office below. Postfix
+	// permits 20 passwords, and locks out none of these users.
 	{name: "ordinary greeting on 587, one user, 30 passwords", best: 20, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 30, func(int) string { return "203.0.113.62" }, "laptop.x.example"))
 	}},
 	{name: "30 hosts, two passwords each", best: 60, play: func(t *testing.T, s *smtpd.Server) string {
 		return number(passwords(t, s, 60, func(i int) string { return fmt.Sprintf("198.18.%d.9", i%30) }, "laptop.x.example"))
 	}},
-	// Postfix lets none of these messages through. smtpd does not report bytes that arrive before the greeting. The
-	// commands' pace alone does not distinguish an early talker from a nearby client.
+	// Postfix lets none of these messages through. smtpd does not report bytes that arrive before
+	// the greeting. The pace of the commands alone does not distinguish an early talker from a
+	// nearby client.
 	{name: "early talker, 10 messages", best: 10, slow: true, play: func(t *testing.T, s *smtpd.Server) string {
 		n := 0
 		for range 10 {
@@ -167,8 +168,8 @@ func passwords(t *testing.T, s *smtpd.Server, n int, from func(i int) string, he
 	return tried
 }
 
-// early sends EHLO before the greeting, and then a message, and reports whether smtpd
-// accepted the message.
+// early sends EHLO before the greeting, and then a message. It reports whether smtpd accepted the
+// message.
 func early(t *testing.T, s *smtpd.Server, from string) bool {
 	c, err := s.Dial(from, smtpd.PortMX)
 	if err != nil {
@@ -299,7 +300,7 @@ func (row *toolRow) worse(preset, got string) bool {
 }
 
 // TestUsualTools plays the attacks against OpenSMTPD 7.6, alone and with the presets, and logs a
-// table. No result with a preset may be worse than its row permits.
+// table. With a preset, no result may be worse than its row permits.
 func TestUsualTools(t *testing.T) {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -345,7 +346,7 @@ func toolServer(t *testing.T, preset string, row toolRow) (got string) {
 		o.Filters, o.Dir = []smtpd.Filter{f}, dir
 	}
 	s := live.Start(t, o)
-	// Deliver a message first, because a real server has received mail.
+	// Deliver a message first, because real servers have already received mail.
 	x := call(t, s, "198.51.100.214", smtpd.PortMX)
 	x.say("EHLO mx.earlier.example")
 	if _, accepted := x.message("joe@earlier.example", "alice", "bob"); !accepted {

@@ -14,10 +14,10 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestHarvestOnTheWire checks a directory harvest of 50 unknown recipients. The filter disconnects
-// the client at the sixth recipient, and rejects the next connection until the ban is revoked. The
-// ban remains after the filter is killed. A mailing list with 51 members and three typos is
-// accepted. A browser may play only one session.
+// TestHarvestOnTheWire checks a directory harvest of 50 unknown recipients. The filter must
+// disconnect the client at the sixth recipient, and reject its next connections until the ban is
+// revoked. The ban must survive even if the filter is killed. A mailing list with 51 members and
+// three typos must be accepted. A browser may play only one session.
 func TestHarvestOnTheWire(t *testing.T) {
 	const harvester, list, browser = "203.0.113.1", "203.0.113.50", "203.0.113.80"
 	var members []string
@@ -65,7 +65,7 @@ func TestHarvestOnTheWire(t *testing.T) {
 			}
 			refusedAtOnce(s, harvester, "harvest")
 
-			// smtpd sends no request for an HTTP line.
+			// smtpd sends no request to the filter for an HTTP line.
 			c, err := s.Dial(browser, smtpd.PortMX)
 			if err != nil {
 				t.Fatal(err)
@@ -80,7 +80,7 @@ func TestHarvestOnTheWire(t *testing.T) {
 			ended(t, s, browser)
 			refusedAtOnce(s, browser, "browser")
 
-			// Flush first, because smtpd exits when its filter exits.
+			// Flush first. When the filter is killed, smtpd also exits.
 			cli.Run(t, s.State(), "flush")
 			if err := s.KillFilter(); err != nil {
 				t.Fatal(err)
@@ -105,7 +105,7 @@ func TestHarvestOnTheWire(t *testing.T) {
 }
 
 // TestGuesserOnTheWire checks that a brute-force client is banned on the submission port. A user in
-// the same network, and an office with one old password, can continue.
+// the same network must not be affected, nor an office in which one device has an old password.
 func TestGuesserOnTheWire(t *testing.T) {
 	const guesser, neighbour, office = "203.0.113.1", "203.0.113.2", "198.51.100.1"
 	for _, version := range smtpd.Matrix() {
@@ -162,7 +162,7 @@ func TestGuesserOnTheWire(t *testing.T) {
 			if code, text := login(neighbour, "laptop", "alice", smtpd.AlicePassword); code != 235 {
 				t.Errorf("user after the ban: %s", text)
 			}
-			// A user mistypes the password twice. A phone has an old password.
+			// A user mistypes the password twice, and a phone has an old password.
 			for _, try := range []struct {
 				user, password string
 				code           int

@@ -149,7 +149,8 @@ func text(t *testing.T, f string, l *export.List) string {
 	return b.String()
 }
 
-// files returns the first list, and the changes that lead to the next list.
+// files returns the files with the first list, and with the changes from the first list to the
+// next.
 func files(t *testing.T, f string) map[string]string {
 	t.Helper()
 	first, next := lists()
@@ -415,8 +416,8 @@ func reversed(a string) string {
 	return strings.Join(labels, ".")
 }
 
-// wildcard looks up a name according to RFC 4592. Only a wildcard directly below the closest
-// encloser matches.
+// wildcard looks up a name according to RFC 4592: a wildcard matches only directly below the
+// closest existing ancestor of the name.
 func wildcard(names map[string]bool, name string) bool {
 	if names[name] {
 		return true
@@ -537,8 +538,7 @@ cat log >&2 || :`, all)
 	}
 }
 
-// TestFail2banModes checks which hosts each mode of the fail2ban filter finds in the logs
-// of real servers.
+// TestFail2banModes checks which hosts each mode of fail2ban finds in the logs of real servers.
 func TestFail2banModes(t *testing.T) {
 	need(t, "fail2ban-regex")
 	for form, log := range mailLogs(t) {
@@ -557,8 +557,8 @@ func TestFail2banModes(t *testing.T) {
 	}
 }
 
-// repetitions holds half an hour's log lines, which report repeated sessions of rejected hosts, and
-// sessions of hosts that no rule has rejected.
+// repetitions contains log lines of half an hour. The lines report repeated sessions of rejected
+// hosts, and sessions of hosts that no rule has rejected.
 const repetitions = `Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions rule=bh src=203.0.113.10 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=observed rule=bh src=203.0.113.11 more=5 within=10m
 Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions kind=withheld rule=bh src=203.0.113.12 more=5 within=10m
@@ -569,8 +569,8 @@ Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions tag=t src=203.0.113.14 more=
 // logTime matches the time at the start of a log line.
 var logTime = regexp.MustCompile(`(?m)^[A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d `)
 
-// mailLogs returns the logs of real servers, and repetitions. The filter's lines appear both as
-// smtpd logs them and as the filter itself does.
+// mailLogs returns the logs of real servers, and repetitions. The lines of the filter appear in two
+// forms: logged by smtpd, and logged by the filter itself.
 func mailLogs(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("testdata/maillog-*.txt")
@@ -711,7 +711,8 @@ func TestCrowdSecReadsTheLog(t *testing.T) {
 	need(t, "crowdsec", "cscli", "unshare")
 	for form, log := range mailLogs(t) {
 		all := crowdsecConf(t)
-		// Set the times in the lines to the present, because decisions start at the logged time.
+		// Set the times in the lines to the present, because a decision starts at the time in the
+		// log.
 		all["mail.log"] = logTime.ReplaceAllString(log, time.Now().UTC().Format("Jan _2 15:04:05 "))
 		out := inNet(t, crowdsecStart+`crowdsec -c config.yaml -no-api -dsn file://$PWD/mail.log -type syslog >agent.log 2>&1 || { tail -20 agent.log; false; }
 cs decisions list -a -o raw; tail -3 agent.log`, all)

@@ -22,8 +22,8 @@ import (
 // rounds is the number of kills in TestKillNine.
 const rounds = 5
 
-// TestKillNine kills the filter with SIGKILL at random moments. All flushed records must
-// remain, and no file may be corrupt.
+// TestKillNine kills the filter with SIGKILL at random times. All flushed records must remain, and
+// no file may be corrupt.
 func TestKillNine(t *testing.T) { killNine(t, rounds) }
 
 func killNine(t *testing.T, kills int) {
@@ -39,11 +39,11 @@ func killNine(t *testing.T, kills int) {
 	var acknowledged [][2]int // first and last session of each run
 	for range kills {
 		p := filterproc.Start(t, "-f", conf)
-		// An answer to the next session means that the filter has processed the previous one.
+		// The answer in a session means that the filter has processed the previous session.
 		var done atomic.Int64
 		asked := make(chan int)
-		// Limit the sessions between flushes, because the filter drops records if too many wait for
-		// the disk.
+		// Limit the number of sessions between flushes, because the filter drops records if too
+		// many are waiting for the disk.
 		room := make(chan struct{}, 2000)
 		go func() {
 			w := bufio.NewWriter(p.Server)
@@ -70,7 +70,7 @@ func killNine(t *testing.T, kills int) {
 		}
 		control := bufio.NewScanner(conn)
 		control.Scan() // the greeting
-		// Count flushes before a kill, so that the test also works on a slow machine.
+		// Count the flushes before each kill, so that the test also works on a slow machine.
 		flushed, before := 0, 0
 		for n, least := 0, 1+rand.N(30); ; n++ {
 			if n >= least && flushed >= next {
@@ -123,5 +123,5 @@ func killNine(t *testing.T, kills int) {
 	if sure == 0 || flushes == 0 {
 		t.Errorf("only %d flushes of %d sessions", flushes, sure)
 	}
-	cli.Run(t, dir, "fsck") // fails if anything is damaged
+	cli.Run(t, dir, "fsck") // fails if any file is damaged
 }

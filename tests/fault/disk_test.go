@@ -17,8 +17,8 @@ import (
 )
 
 // TestDiskFull checks a real server whose state directory is on an 8 MB file system. While the file
-// system is full, mail is still accepted. Once the file system has grown, the filter writes all
-// waiting records.
+// system is full, mail must still be accepted. Once the file system is larger, the filter must
+// write all waiting records.
 func TestDiskFull(t *testing.T) {
 	version := smtpd.Newest()
 	smtpd.Require(t, version)
@@ -74,7 +74,7 @@ func TestDiskFull(t *testing.T) {
 		if _, refused, err := live.Transaction(s, "198.51.100.2", "b@example.net", many, false); refused != len(many) || err != nil {
 			t.Fatalf("%d rejected of %d: %v", refused, len(many), err)
 		}
-		_ = exec.Command(smtpd.Bin("scanwatch"), "-s", s.State(), "flush").Run() // it may fail
+		_ = exec.Command(smtpd.Bin("scanwatch"), "-s", s.State(), "flush").Run() // may fail
 	}
 	st := cli.StatusOf(t, s.State())
 	if !strings.Contains(st.Store.Error, "no space left") {
@@ -85,7 +85,7 @@ func TestDiskFull(t *testing.T) {
 		t.Errorf("%d lines in the log about it:\n%s", n, s.Log())
 	}
 
-	// Add space. The filter must recover without a command from the operator.
+	// Make the file system larger. The filter must recover without a command from the operator.
 	if err := syscall.Mount("", state, "", syscall.MS_REMOUNT, "size=64m"); err != nil {
 		t.Fatal(err)
 	}

@@ -67,15 +67,14 @@ func disk(t *testing.T) (dir string) {
 	return dir
 }
 
-// ext4Shutdown is an ioctl that makes an ext4 file system return EIO, as if its disk were lost. The
-// argument noLogFlush discards the journal.
+// ext4Shutdown is an ioctl after which an ext4 file system returns EIO, as if its disk were lost.
+// The argument noLogFlush discards the journal.
 const (
 	ext4Shutdown = 0x8004587D
 	noLogFlush   = 2
 )
 
-// TestDiskErrors checks that the filter continues on another disk after the first disk
-// has failed.
+// TestDiskErrors checks that the filter continues on a new disk after its disk has failed.
 func TestDiskErrors(t *testing.T) {
 	dir := disk(t)
 	var v filterproc.Visits
@@ -105,8 +104,8 @@ func TestDiskErrors(t *testing.T) {
 	}
 }
 
-// These ioctls from linux/fs.h freeze and thaw a file system, as LVM, SAN and VM snapshots do.
-// Writes to a frozen file system wait.
+// These ioctls from linux/fs.h freeze and thaw a file system, as snapshots with LVM, SANs or VMs
+// do. Writes to a frozen file system wait until it is thawed.
 const (
 	fiFreeze = 0xC0045877
 	fiThaw   = 0xC0045878
@@ -148,7 +147,7 @@ func TestSlowDisk(t *testing.T) {
 			}
 		}
 	}
-	t.Cleanup(thaw) // before the unmount, which would wait
+	t.Cleanup(thaw) // must precede the unmount, which would otherwise wait
 	before, err := cli.ReadStatus(dir)
 	if err != nil {
 		t.Errorf("status: %v", err)
@@ -170,7 +169,8 @@ func TestSlowDisk(t *testing.T) {
 }
 
 // TestStopWithHangingDisk checks that a stopping filter waits at most ten seconds for a disk that
-// does not respond, and logs the loss. The process remains in the kernel until the disk responds.
+// does not respond, and logs the loss. The filter's process remains in the kernel until the disk
+// responds.
 func TestStopWithHangingDisk(t *testing.T) {
 	dir := disk(t)
 	var v filterproc.Visits
@@ -197,7 +197,7 @@ func TestStopWithHangingDisk(t *testing.T) {
 }
 
 // TestFewDescriptors checks a filter that has no free file descriptor. A reload, a command and a
-// new segment fail at first, and the filter retries them.
+// new segment must fail at first. The filter must retry them.
 func TestFewDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	conf, list := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "drop")
@@ -245,7 +245,7 @@ func TestFewDescriptors(t *testing.T) {
 	if got := p.Ask(1, "ylmf-pc"); !strings.HasPrefix(got, "disconnect|554 first") {
 		t.Errorf("without a policy: answer %q", got)
 	}
-	// Only the log shows the failure.
+	// Only the log shows these failures.
 	for _, what := range []string{"too many open files", "sessions directory unavailable", "keeping the previous one"} {
 		filterproc.Eventually(t, "the log contains "+what, func() bool { return strings.Contains(log(), what) })
 	}
@@ -301,12 +301,13 @@ func memoryLimit(t *testing.T, bytes int64) (join func(pid int)) {
 }
 
 // TestMemoryLimit checks that the filter needs at most 192 MB for 130,000 sources and 20,000 open
-// sessions. The state directory is not writable. The kernel kills a process that exceeds the limit.
+// sessions, while it cannot write to the state directory. If it exceeds the limit, the kernel kills
+// it.
 func TestMemoryLimit(t *testing.T) {
 	join := memoryLimit(t, 192<<20)
 	dir := t.TempDir()
 	var v filterproc.Visits
-	cmd := exec.Command(smtpd.Bin("filter-scanwatch"), "-s", filepath.Join(dir, "no", "such", "directory")) // records wait, and are dropped
+	cmd := exec.Command(smtpd.Bin("filter-scanwatch"), "-s", filepath.Join(dir, "no", "such", "directory")) // records wait for the directory, and are dropped in the end
 	cmd.Env = append(os.Environ(), "GOMEMLIMIT=150MiB")
 	p := filterproc.Talk(t, cmd)
 	join(cmd.Process.Pid)
@@ -335,8 +336,9 @@ func TestMemoryLimit(t *testing.T) {
 	p.End(0)
 }
 
-// TestUnreadAnswers checks that the filter stops reading while smtpd reads no answers. Its memory
-// must not grow during this time, and afterwards it must answer every request in order.
+// TestUnreadAnswers checks that the filter reads no further input while smtpd does not read its
+// answers. The filter's memory must not grow during this time. The filter must then answer every
+// request in order.
 func TestUnreadAnswers(t *testing.T) {
 	p := filterproc.Start(t, "-s", t.TempDir())
 	const most = 200_000
@@ -393,8 +395,8 @@ func TestUnreadAnswers(t *testing.T) {
 	p.End(0)
 }
 
-// TestStderr checks that a closed or full log delays no answer. The filter must later log the
-// number of lost lines.
+// TestStderr checks that a closed or full log does not delay any answer. The filter must later log
+// the number of lost lines.
 func TestStderr(t *testing.T) {
 	t.Run("closed", func(t *testing.T) {
 		dir := t.TempDir()
@@ -438,7 +440,7 @@ func TestStderr(t *testing.T) {
 		cmd.Stderr = w
 		p := filterproc.Talk(t, cmd)
 		w.Close()
-		// Each session has a finding, and advances the events' clock by a minute.
+		// Each session has a finding, and advances the clock of the events by a minute.
 		for i := range 8000 {
 			at := filterproc.FirstVisit + int64(60*i)
 			id := fmt.Sprintf("%016x", i)
@@ -460,8 +462,8 @@ func TestStderr(t *testing.T) {
 	})
 }
 
-// TestClock checks that all sessions are recorded correctly while the clock jumps by days
-// and years in both directions. The test runs in several time zones.
+// TestClock checks that all sessions are recorded correctly while the clock jumps by days and
+// years, forwards and backwards. The test runs in several time zones.
 func TestClock(t *testing.T) {
 	jumps := []int64{0, 3600, -3600, 7 * 86400, -7 * 86400, 400 * 86400, -400 * 86400, 0, -5 * 365 * 86400, 1, 0, 30 * 365 * 86400, 0}
 	var first []string
@@ -479,8 +481,8 @@ func TestClock(t *testing.T) {
 		for round := range 5 {
 			for _, jump := range jumps {
 				at := time.Unix(filterproc.FirstVisit+int64(round)+jump, 0)
-				// This session stays open during the jumps, and by its timestamps ends before it
-				// starts.
+				// This session stays open during the jumps. According to its timestamps, it ends
+				// before it starts.
 				stayed++
 				p.Send(fmt.Sprintf("report|0.7|%d.000000|smtp-in|link-connect|%016x|<unknown>|fail|203.0.113.%d:1|192.0.2.25:25\n", at.Unix(), stayed, stayed%250))
 				lines, want := v.Next(at)
@@ -513,8 +515,7 @@ func TestClock(t *testing.T) {
 	}
 }
 
-// TestNoise checks that invalid lines between requests delay no answer and do
-// not flood the log.
+// TestNoise checks that invalid lines between requests neither delay an answer nor flood the log.
 func TestNoise(t *testing.T) {
 	dir := t.TempDir()
 	p := filterproc.Start(t, "-s", dir)

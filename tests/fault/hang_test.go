@@ -16,8 +16,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// hanging mounts a file system that never responds, like NFS without a server. Every access waits
-// until the test ends.
+// hanging mounts a file system that never responds, as NFS does without a server. Every access
+// waits until the test ends.
 func hanging(t *testing.T) (dir string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -27,7 +27,7 @@ func hanging(t *testing.T) (dir string) {
 	if err != nil {
 		require.Missing(t, "a file system that hangs: %v", err)
 	}
-	t.Cleanup(func() { fuse.Close() }) // makes all waiting accesses fail
+	t.Cleanup(func() { fuse.Close() }) // all waiting accesses then fail
 	dir = t.TempDir()
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fuse.Fd())
 	if err := syscall.Mount("hanging", dir, "fuse", syscall.MS_NOSUID|syscall.MS_NODEV, options); err != nil {
@@ -41,13 +41,12 @@ func hanging(t *testing.T) (dir string) {
 	return dir
 }
 
-// TestStartWithHangingDisk checks that the filter registers and answers, even if one of
-// its files is on a disk that does not respond. smtpd accepts no mail before its filters
-// have registered.
+// TestStartWithHangingDisk checks that the filter registers and answers even if one of its files is
+// on a disk that does not respond. smtpd accepts no mail until its filters have registered.
 func TestStartWithHangingDisk(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		conf string // # is the directory that hangs
+		conf string // # stands for the directory that hangs
 		hung bool   // the disk also contains the configuration file
 		logs []string
 	}{
@@ -71,7 +70,7 @@ func TestStartWithHangingDisk(t *testing.T) {
 			}
 			cmd := exec.Command(smtpd.Bin("filter-scanwatch"), append(args, "-f", conf)...)
 			log := filterproc.LogFile(t, cmd)
-			p := filterproc.Talk(t, cmd) // killed at the end, because TestStopWithHangingDisk tests the stop
+			p := filterproc.Talk(t, cmd) // killed at the end; TestStopWithHangingDisk checks the stop
 			var v filterproc.Visits
 			p.Visit(&v, 10)
 			for _, text := range c.logs {

@@ -13,8 +13,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestKilledFilter checks that killing the filter under load loses no flushed record. The next
-// filter must continue with the state.
+// TestKilledFilter checks that no flushed record is lost if the filter is killed under load. The
+// next filter must continue with the stored state.
 func TestKilledFilter(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package fault tests faults in the filter's environment. The disk, the clock, the log or the
-// process fails, or file descriptors or memory run out. The filter must answer every request,
-// and must record sessions again once the fault has ended.
+// Package fault tests the filter when the disk, the clock, the log or a process fails, or when file
+// descriptors or memory run out. The filter must answer every request. After the failure, it must
+// record sessions again.
 package fault
 
 import (

@@ -23,7 +23,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden file")
 
-// peerEvents lists main's registrations.
+// peerEvents lists the registrations of the filter in main.go.
 var peerEvents = []smtpd.ID{
 	smtpd.LinkConnect, smtpd.LinkGreeting, smtpd.LinkIdentify, smtpd.LinkTLS, smtpd.LinkAuth, smtpd.LinkDisconnect,
 	smtpd.TxReset, smtpd.TxBegin, smtpd.TxMail, smtpd.TxRcpt, smtpd.TxEnvelope, smtpd.TxData, smtpd.TxCommit, smtpd.TxRollback,
@@ -31,7 +31,7 @@ var peerEvents = []smtpd.ID{
 	smtpd.PhaseConnect, smtpd.PhaseHelo, smtpd.PhaseEhlo, smtpd.PhaseMailFrom, smtpd.PhaseRcptTo,
 }
 
-// decoder writes events in main's format.
+// A decoder writes events in the format of the filter in main.go.
 type decoder struct{ lines []string }
 
 func (d *decoder) Ready(smtpd.Config) {}
@@ -47,7 +47,7 @@ func (d *decoder) Decide(ev *smtpd.Event) smtp.Answer {
 	return smtp.Answer{}
 }
 
-// registered returns the lines of a recorded stream for which main registers.
+// registered returns those lines of a recorded stream for which the filter in main.go registers.
 func registered(in []byte) []byte {
 	var kept []byte
 	for line := range bytes.Lines(in) {
@@ -66,8 +66,8 @@ func registered(in []byte) []byte {
 }
 
 // TestPeer checks that the framework and this project's reader decode the same fields in all
-// recorded streams. The golden file lists the streams on which the framework exits or decodes
-// different fields. The differences in this file are the reason for having a separate reader.
+// recorded streams. The golden file lists the streams for which the framework exits or decodes
+// other fields. Because of these differences, this project has its own reader.
 func TestPeer(t *testing.T) {
 	peer := filepath.Join(t.TempDir(), "framework")
 	if out, err := exec.Command("go", "build", "-o", peer, ".").CombinedOutput(); err != nil {
@@ -77,7 +77,7 @@ func TestPeer(t *testing.T) {
 	if err != nil || len(names) < 160 {
 		t.Fatalf("%d streams, %v", len(names), err)
 	}
-	found := make(map[string][]string) // the framework's differences, each with the streams that show it
+	found := make(map[string][]string) // the framework's differences, each with the streams in which they occur
 	for _, name := range names {
 		raw, err := os.ReadFile(name)
 		if err != nil {
@@ -90,7 +90,7 @@ func TestPeer(t *testing.T) {
 		}
 		cmd := exec.Command(peer)
 		cmd.Stdin = bytes.NewReader(in)
-		// The framework looks up the word "local" in DNS. Without a network, the lookup fails
+		// The framework looks up the word "local" in DNS. Without a network, this lookup fails
 		// immediately.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET}
 		var stderr bytes.Buffer
@@ -140,7 +140,7 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// split separates the events in main's output from its last messages.
+// split separates the events in the output of main.go from the filter's last messages.
 func split(stderr string) (events []string, death string) {
 	for _, line := range strings.Split(strings.TrimSuffix(stderr, "\n"), "\n") {
 		word, _, _ := strings.Cut(line, " ")
@@ -153,7 +153,7 @@ func split(stderr string) (events []string, death string) {
 	return events, death
 }
 
-// stable removes the time added by package log.
+// stable removes the times that package log adds.
 func stable(s string) string {
 	if len(s) > 20 && s[4] == '/' && s[7] == '/' {
 		return s[20:]

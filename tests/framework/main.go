@@ -1,6 +1,6 @@
-// Framework is a filter that uses github.com/poolpOrg/OpenSMTPD-framework, for comparison
-// with package filter. It writes every decoded event to stderr in the format of
-// filter.Event.String, and answers every request with proceed.
+// Framework is a filter that uses github.com/poolpOrg/OpenSMTPD-framework, for comparison with
+// package filter. It writes every decoded event to stderr in the format of filter.Event.String, and
+// answers every request with proceed.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 	framework "github.com/poolpOrg/OpenSMTPD-framework/filter"
 )
 
-// event writes one line, with the event, the session, and pairs of name and value.
+// event writes one line with the event, the session, and pairs of names and values.
 func event(name string, id framework.Session, pairs ...string) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", name, id)

@@ -24,24 +24,24 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// An attack is a client's hostile behaviour. Any reply is correct if the server survives, so
-// attacks ignore errors. An attack ends when the connection is closed.
+// An attack is hostile behaviour of a client. Any reply is correct if the server survives, so
+// errors are ignored. The attack ends when the connection is closed.
 type attack struct {
 	name string
 	port int  // 0 for smtpd.PortMX
-	ipv6 bool // over IPv6
+	ipv6 bool // the client uses IPv6
 	// heard is set if smtpd reads part of the attack as commands.
 	heard bool
 	do    func(*smtpd.Client)
 }
 
-// sends returns an attack that sends bytes after the greeting. The client then reads until the
-// connection ends.
+// sends returns an attack that sends data after the greeting, and then reads until the connection
+// ends.
 func sends(name, data string) attack {
 	return attack{name: name, do: func(c *smtpd.Client) { greeted(c); sendAll(c, data) }}
 }
 
-// sendAll sends data, closes the sending direction and reads all replies.
+// sendAll sends data, closes the connection for sending, and reads all replies.
 func sendAll(c *smtpd.Client, data string) {
 	if c.Send(data) == nil && c.CloseWrite() == nil {
 		_, _ = c.Drain()
@@ -56,7 +56,7 @@ func greeted(c *smtpd.Client, lines ...string) bool {
 	return says(c, lines...)
 }
 
-// says sends each line after the reply to the previous line.
+// says sends each line after the reply to the previous line has arrived.
 func says(c *smtpd.Client, lines ...string) bool {
 	for _, line := range lines {
 		if _, err := c.Cmd(line); err != nil {
@@ -138,8 +138,8 @@ func attacks() []attack {
 			return string(b) + "\r\n"
 		}()),
 
-		// The following lengths are near smtpd's limits of 2,047 bytes per command and 65,535 bytes
-		// per line.
+		// The following lengths are close to smtpd's limits: 2,047 bytes per command and 65,535
+		// bytes per line.
 		repeats("commands around 2,047 bytes", 1, hello, "NOOP "+long(2040), "NOOP "+long(2041), "HELO "+long(2041), "MAIL FROM:<"+long(1900)+"@x>", "VRFY "+long(2042), "VRFY "+long(2043)),
 		sends("HELO of 300 bytes", "HELO "+long(60)+strings.Repeat("."+long(60), 4)+"\r\n"),
 		sends("line of 65,534 bytes", long(65534)+"\r\n"),
@@ -207,7 +207,7 @@ func attacks() []attack {
 				says(c, "RSET", "QUIT")
 			}
 		}},
-		{name: "message line of 65,460 bytes", do: func(c *smtpd.Client) { // a line reader limited to 64 KiB would stop here
+		{name: "message line of 65,460 bytes", do: func(c *smtpd.Client) { // a reader that limits lines to 64 KiB would fail here
 			if greeted(c, begun...) {
 				sendAll(c, "Subject: x\r\n\r\n"+long(65460)+"\r\n.\r\nQUIT\r\n")
 			}
@@ -277,7 +277,7 @@ func attacks() []attack {
 	// Send each hostile text in every argument.
 	for _, text := range hostiletext.Texts() {
 		s := text.Text
-		// Text that contains a line ending is more than one command.
+		// Text with a line ending forms more than one command.
 		all = append(all, attack{name: "text: " + text.Name, heard: !strings.Contains(s, "\n"), do: func(c *smtpd.Client) {
 			greeted(c)
 			for _, line := range []string{"HELO " + s, "EHLO " + s + ".example.net", "EHLO mail.example.net", "MAIL FROM:<" + s + "@example.net>", "RSET", "MAIL FROM:<a@" + s + ">",
@@ -318,8 +318,8 @@ func dial(s *smtpd.Server, i int, a attack) (*smtpd.Client, error) {
 	return c, accepted(s)
 }
 
-// accepted waits until smtpd has accepted all connections. smtpd queues five connections, and other
-// clients retry after a second.
+// accepted waits until smtpd has accepted all connections. smtpd queues only five connections, and
+// the other clients retry after a second.
 func accepted(s *smtpd.Server) error {
 	return s.Eventually("smtpd accepts", func() bool {
 		for _, name := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
@@ -327,7 +327,7 @@ func accepted(s *smtpd.Server) error {
 			if err != nil {
 				return false
 			}
-			// Listening sockets are at the start of the file, before thousands of connections.
+			// Listening sockets are at the start of the file, followed by thousands of connections.
 			head := make([]byte, 8<<10)
 			n, err := io.ReadAtLeast(file, head, 1)
 			file.Close()
@@ -335,8 +335,8 @@ func accepted(s *smtpd.Server) error {
 				return false
 			}
 			for line := range strings.Lines(string(head[:n])) {
-				// The receive queue of a listening socket (state 0A) consists of its pending
-				// connections.
+				// The receive queue of a listening socket (state 0A) is the number of connections
+				// that wait to be accepted.
 				if f := strings.Fields(line); len(f) > 4 && f[3] == "0A" && !strings.HasSuffix(f[4], ":00000000") {
 					return false
 				}
@@ -364,7 +364,7 @@ type fullStatus struct {
 	State  struct{ Error string }
 }
 
-// liveStatus requests the status from the filter without starting a process.
+// liveStatus requests the status from the filter directly, without starting a process.
 func liveStatus(s *smtpd.Server) (*fullStatus, error) {
 	conn, err := net.Dial("unix", filepath.Join(s.State(), "control.sock"))
 	if err != nil {
@@ -402,7 +402,7 @@ func idle(s *smtpd.Server) (st *fullStatus, err error) {
 	return st, err
 }
 
-// smtpdsOwn matches the start of a line that smtpd logs about a session.
+// smtpdsOwn matches the start of a line that smtpd itself logs about a session.
 var smtpdsOwn = regexp.MustCompile(`[0-9a-f]{16} smtp `)
 
 // together runs attacks concurrently. first is the number of the first attack.
@@ -427,15 +427,15 @@ func together(s *smtpd.Server, list []attack, first int) error {
 // notStarted is the prefix of the string that suffers returns if the server fails to start.
 const notStarted = "does not start: "
 
-// suffers starts a server, runs attacks concurrently, and describes the damage, or returns "" if
-// there is none.
+// suffers starts a server, runs attacks concurrently, and returns a description of the damage, or
+// "" if there is none.
 func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server) error) string {
 	s, err := smtpd.Start(o)
 	if err != nil {
 		return notStarted + lastWords(err.Error())
 	}
 	defer func() { _ = s.Stop() }()
-	_ = together(s, list, first) // the server may have exited
+	_ = together(s, list, first) // fails if the server has exited
 	err = well(s)
 	if err != nil {
 		select {
@@ -455,7 +455,7 @@ func suffers(o smtpd.Options, list []attack, first int, well func(*smtpd.Server)
 	}
 }
 
-// blame returns the attacks that cause damage. Each attack runs on a new server.
+// blame returns those attacks of a round that cause damage. Each attack runs on a new server.
 func blame(o func() smtpd.Options, round []attack, first int, well func(*smtpd.Server) error) (guilty []string) {
 	for i := range round {
 		if what := suffers(o(), round[i:i+1], first+i, well); what != "" {
@@ -469,8 +469,8 @@ func blame(o func() smtpd.Options, round []attack, first int, well func(*smtpd.S
 }
 
 // TestHostileClients checks that the processes of smtpd and the filter survive all attacks.
-// Legitimate and local mail must be accepted, and no session may remain open. Each request must
-// have exactly one answer, and the records must be readable.
+// Legitimate mail and local mail must be accepted, and no session may remain open. Each request
+// must have exactly one answer, and the records must be readable.
 func TestHostileClients(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		t.Run(v.Name, func(t *testing.T) {
@@ -488,7 +488,7 @@ func TestHostileClients(t *testing.T) {
 			if err != nil || len(pids) != 1 {
 				t.Fatalf("filter: %v, %v", pids, err)
 			}
-			sessions := 1 // Start's own
+			sessions := 1 // the session of Start
 			well := func(after string) {
 				t.Helper()
 				sessions++
@@ -526,7 +526,7 @@ func TestHostileClients(t *testing.T) {
 				if strings.Contains(line, "level=ERROR") || strings.Contains(line, "bug") {
 					t.Errorf("logged: %s", line)
 				}
-				// smtpd's processes write to one file, sometimes to the same line. Do not check
+				// smtpd's processes write to one file, and sometimes mix their lines. Do not check
 				// smtpd's own lines.
 				if at := smtpdsOwn.FindStringIndex(line); at != nil {
 					line = line[:at[0]]
@@ -546,7 +546,7 @@ func TestHostileClients(t *testing.T) {
 				}
 				return "not an attack"
 			})
-			// Skip attacks that were rejected before their commands, because they prove
+			// Ignore attacks that were rejected before their commands were read, because they prove
 			// nothing.
 			talked := make(map[string]bool)
 			for _, r := range records {
@@ -566,9 +566,9 @@ func TestHostileClients(t *testing.T) {
 	}
 }
 
-// unhurt returns an error if a server or its filter is damaged. Legitimate mail must be accepted.
-// No session may be open, and no answer may be delayed. Unless pid is 0, it must be the filter's
-// process id.
+// unhurt returns an error if a server or its filter is damaged. Legitimate mail must be accepted,
+// no session may be open, and no answer may be delayed. pid is the expected process id of the
+// filter; 0 accepts any.
 func unhurt(s *smtpd.Server, pid int) error {
 	if err := deliver(s); err != nil {
 		return fmt.Errorf("legitimate mail: %w", err)
@@ -586,7 +586,7 @@ func unhurt(s *smtpd.Server, pid int) error {
 	return nil
 }
 
-// TestBlame checks that blame finds the attack that makes a filter exit. A filter that uses
+// TestBlame checks that blame finds the attack after which a filter exits. A filter that uses
 // OpenSMTPD-framework exits at the first IPv6 connection.
 func TestBlame(t *testing.T) {
 	v := smtpd.Newest()
@@ -608,8 +608,8 @@ func TestBlame(t *testing.T) {
 	}
 }
 
-// crowd opens a thousand sessions from a hundred addresses. The policy delays
-// all of them, and half of the clients reset the connection.
+// crowd opens a thousand sessions from a hundred addresses. The policy delays all of them, and half
+// of the clients reset their connection.
 func crowd(t *testing.T, s *smtpd.Server) int {
 	t.Helper()
 	const n = 1000
@@ -634,7 +634,7 @@ func crowd(t *testing.T, s *smtpd.Server) int {
 			t.Fatal(err)
 		}
 		most = max(most, st.Live.Sessions)
-		return most > n/2 // earlier ones were rejected
+		return most > n/2 // the other clients were rejected earlier
 	}); err != nil {
 		t.Error(err)
 	}
@@ -658,8 +658,8 @@ func crowd(t *testing.T, s *smtpd.Server) int {
 	return n
 }
 
-// answeredOnce checks that each request from smtpd has exactly one answer. name returns a session's
-// attack.
+// answeredOnce checks that each request from smtpd has exactly one answer. name returns the attack
+// of a session.
 func answeredOnce(t *testing.T, s *smtpd.Server, name func(session string) string) {
 	t.Helper()
 	count := func(name, word string, field int) map[string]int {

@@ -15,10 +15,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestIdleClients checks clients that fall silent, each at a different step, until smtpd times
-// out. The timeout is fixed at 300 seconds, so smtpd's timers are shortened by a clock that
-// runs 100 times faster. Each session must be recorded with its ending, and no session may
-// remain open.
+// TestIdleClients checks clients that become silent, each at a different step, until smtpd's
+// timeout. smtpd has a fixed timeout of 300 seconds, so the test uses a clock that runs 100 times
+// faster. Each session must be recorded with its end, and no session may remain open.
 func TestIdleClients(t *testing.T) {
 	clock := filepath.Join(t.TempDir(), "clock.so")
 	if out, err := exec.Command("cc", "-Wall", "-O2", "-fPIC", "-shared", "-o", clock, "../fastclock/clock.c").CombinedOutput(); err != nil {
@@ -27,7 +26,7 @@ func TestIdleClients(t *testing.T) {
 	steps := []struct {
 		name  string
 		lines []string
-		more  string // without a reply
+		more  string // sent without waiting for a reply
 	}{
 		{name: "greeting", lines: []string{}},
 		{name: "half a line", lines: []string{}, more: "EHLO mail.exa"},

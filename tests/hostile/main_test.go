@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package hostile runs clients' attacks on real OpenSMTPD servers. smtpd and the filter must
-// survive, and every request must get exactly one answer.
+// Package hostile attacks real OpenSMTPD servers. smtpd and the filter must survive, and every
+// request must have exactly one answer.
 package hostile
 
 import (

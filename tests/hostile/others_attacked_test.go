@@ -14,9 +14,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestHostileClientsOfOthers prints the table in the README that shows the results of attacks on
-// other filters. If a filter does not survive a round, the attacks in that round are repeated one
-// at a time. The test proves nothing about scanwatch.
+// TestHostileClientsOfOthers prints the table in the README with the results of attacks on other
+// filters. If a filter does not survive a round, the attacks of that round are repeated one at a
+// time. The test does not check scanwatch.
 func TestHostileClientsOfOthers(t *testing.T) {
 	for _, v := range smtpd.Matrix() {
 		for _, other := range others {

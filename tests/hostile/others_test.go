@@ -27,8 +27,8 @@ var others = []struct {
 	}},
 	{name: "libopensmtpd, empty", make: func(t *testing.T, dir string) (smtpd.Filter, error) {
 		f := smtpd.Filter{Name: "libopensmtpd", Path: filepath.Join(dir, "empty")}
-		// Copy this machine's libraries, including libc and its loader, into the root, because the
-		// libraries of old roots are too old.
+		// Copy this machine's libraries, including libc and its loader, into the root. Old roots
+		// contain libraries that are too old for the filters.
 		loader, _ := filepath.Glob("/lib*/ld-linux-*.so.*")
 		if len(loader) == 0 {
 			return f, errors.New("no dynamic loader")
@@ -75,7 +75,7 @@ func deliver(s *smtpd.Server) error {
 	return nil
 }
 
-// lastWords returns the last messages from a filter, or from smtpd about the filter.
+// lastWords returns the last messages of a filter, or of smtpd about that filter.
 func lastWords(log string) string {
 	said := ""
 	for line := range strings.Lines(log) {

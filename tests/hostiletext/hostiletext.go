@@ -1,10 +1,10 @@
 // Package hostiletext contains strings with which clients attack programs that display logs and
-// reports. Hostile text may control a terminal, forge a log line, run as a spreadsheet formula,
-// break out of a format, or be invisible. The package also fills a state directory with hostile
-// text, and checks the output of programs.
+// reports. Such a string may control a terminal, forge a log line, run as a spreadsheet formula,
+// break a format, or be invisible. The package also fills a state directory with these strings, and
+// checks the output of programs.
 //
-// A new output format needs a row in a test's table. That test must call [Store], and check the
-// output with [Terminal], [JSON] or [CSV].
+// A new output format needs a row in the table of a test that calls [Store] and checks the output
+// with [Terminal], [JSON] or [CSV].
 package hostiletext
 
 import (
@@ -111,9 +111,9 @@ func Texts() []Text {
 	}
 }
 
-// Terminal checks that out is safe for a terminal. The text must be UTF-8, and line feed
-// and tab are the only permitted control characters. Direction marks, invisible
-// characters and forged lines are errors.
+// Terminal checks that out is safe for a terminal. The text must be UTF-8, and contain no control
+// characters except line feed and tab. Direction marks, invisible characters and forged lines are
+// errors.
 func Terminal(out []byte) error {
 	var errs []error
 	for n, line := range bytes.Split(out, []byte("\n")) {
@@ -143,8 +143,8 @@ func wrong(r rune) string {
 	return ""
 }
 
-// JSON checks that out is a sequence of JSON values without text that Terminal rejects.
-// each is called for every value.
+// JSON checks that out is a sequence of JSON values, and that no string in them would be rejected
+// by Terminal. each is called for every value.
 func JSON(out []byte, each func(any)) error {
 	if err := Terminal(out); err != nil {
 		return err
@@ -174,7 +174,7 @@ func CSV(out []byte) error {
 	}
 	for _, row := range rows {
 		for _, cell := range row {
-			// Some programs ignore a leading space in a cell.
+			// Some programs ignore a space at the start of a cell.
 			if r, _ := utf8.DecodeRuneInString(strings.TrimLeft(cell, " ")); strings.ContainsRune("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20", r) {
 				return fmt.Errorf("a cell is a formula: %.100q", cell)
 			}

@@ -18,7 +18,7 @@ import (
 // Domain is the recipients' domain in Store.
 const Domain = "example.org"
 
-// firstID is the first text's session id.
+// firstID is the session id of the first text.
 const firstID = 0xa000
 
 // SessionID returns the id of the session that Store creates for text i.
@@ -27,9 +27,9 @@ func SessionID(i int) string { return fmt.Sprintf("%016x", firstID+i) }
 // Addr returns the source of the session with text number i.
 func Addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{203, 0, 113, byte(i + 1)}) }
 
-// Store creates a state directory with a session for each text, which contains the text in every
-// field of every kind of step. The directory also includes bans with the texts. All events lie
-// in the half hour before now.
+// Store creates a state directory with a session for each text. The session contains the text in
+// every field of every kind of step. The directory also contains bans with these texts. All events
+// are in the half hour before now.
 func Store(dir string, now time.Time) error {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
 	m := memory.New()
@@ -41,7 +41,7 @@ func Store(dir string, now time.Time) error {
 	w.Rules(rules)
 	for i, text := range texts {
 		end := now.Add(time.Duration(i-len(texts))*20*time.Second - time.Minute)
-		s := []byte(cut(text.Text, 1000)) // truncated as by the filter
+		s := []byte(cut(text.Text, 1000)) // the filter truncates text to this length
 		r := store.Record{
 			Start: end.Add(-time.Second), End: end, Src: netip.AddrPortFrom(Addr(i), 4711), Dst: netip.MustParseAddrPort("192.0.2.25:25"),
 			RDNS: s, FCrDNS: smtp.FCrDNSFail, Ending: smtp.EndingRejected, Omitted: 1,
@@ -75,7 +75,7 @@ func steps(s []byte, rule uint32) (b []byte) {
 		{Kind: store.KindData, Text: s, Result: smtp.ResultOK, Code: 354, Reply: s},
 		{Kind: store.KindFinding, Text: []byte("scanner"), Arg: s, Org: s, By: s, Match: s, Confidence: []byte("high")},
 		{Kind: store.KindFinding, Text: []byte("botnet-helo"), Arg: s, Org: s, By: []byte("helo"), Match: s, Confidence: s},
-		{Kind: store.KindFinding, Text: s, Arg: s, Org: s, By: s, Match: s, Confidence: s}, // from a newer version, or from a damaged disk
+		{Kind: store.KindFinding, Text: s, Arg: s, Org: s, By: s, Match: s, Confidence: s}, // step written by a newer version, or damaged on disk
 		{Kind: store.KindVerdict, Text: s, Arg: s, Reply: s, Rule: rule, Phase: smtp.NumPhases, Decision: 200, Enforced: true},
 		{Kind: store.KindVerdict, Text: s, Phase: smtp.PhaseConnect, Decision: smtp.Disconnect, Banned: true, Session: 7, Enforced: true},
 		{Kind: store.KindFilter, Text: s, Arg: s, Reply: s, Phase: smtp.NumPhases},
@@ -93,9 +93,9 @@ func steps(s []byte, rule uint32) (b []byte) {
 
 func cut(s string, most int) string { return s[:min(len(s), most)] }
 
-// Stream returns smtpd's lines for sessions that contain the texts, one text each. The lines
-// include all events and requests that contain text from clients. The protocol consists of lines,
-// so these texts cannot contain line feeds or NUL.
+// Stream returns smtpd's lines for sessions that each contain one of the texts. The lines include
+// all events and requests that can contain text from clients. Because the protocol consists of
+// lines, these texts contain neither line feeds nor NUL.
 func Stream() []byte {
 	var b strings.Builder
 	b.WriteString("config|smtpd-version|7.9.0\nconfig|protocol|0.7\nconfig|smtp-session-timeout|300\nconfig|subsystem|smtp-in\nconfig|admd|mx.example.org\nconfig|ready\n")

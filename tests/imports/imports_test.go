@@ -40,12 +40,12 @@ var rules = []rule{
 // future lists packages that are named in rules but do not exist yet.
 var future = []string{"filter/follow/..."}
 
-// pendingPackages lists packages that are named in rules and are still being written. If strict
-// is set, a missing package is a failure.
+// pendingPackages lists packages in rules that are still being written. If strict is set, a package
+// that does not exist is a failure.
 var pendingPackages = []string{}
 
 // pending lists dependencies that break a rule and will be removed. If strict is set, an entry that
-// no longer breaks a rule is a failure.
+// breaks no rule is a failure.
 var pending = []string{
 	"store/export -> rules/...", // through store/report
 	"store/report -> rules/...",
@@ -115,8 +115,8 @@ func matches(pattern, path string) bool {
 	return name == below || strings.HasPrefix(name, below+"/")
 }
 
-// path returns the shortest chain of imports from a package to a package that found accepts, or
-// nil. through reports whether the chain may pass through a package.
+// path returns the shortest chain of imports from a package to any package for which found returns
+// true, or nil. through reports whether a package may be part of the chain.
 func path(all map[string]*pkg, from string, found, through func(string) bool) []string {
 	before := map[string]string{from: ""}
 	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {

@@ -44,7 +44,7 @@ type bench struct {
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
-// newBench starts the filter. The lists are served by a resolver on the given port.
+// newBench starts the filter. A resolver on the given port serves the lists.
 func newBench(t *testing.T, port int, conf string) *bench {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -168,7 +168,7 @@ func (b *bench) mail(id string) string {
 
 func (b *bench) end(id string) { b.send("report|AT|link-disconnect|%s\n", id) }
 
-// come plays a session that sends MAIL after the first list has answered, and returns the answer to
+// come plays a session that sends MAIL after the first list has answered. It returns the answer to
 // MAIL.
 func (b *bench) come(src string) string {
 	b.Helper()
@@ -243,7 +243,8 @@ const list = `lookup bl dnsbl "bl.example.org" codes 127.0.0.4 rate 100
 rule bl phase mail-from match listed bl reject "550 5.7.1 Listed"
 `
 
-// TestLookup checks a real block list's answers while the companion starts, stops and restarts.
+// TestLookup checks the answers of a real block list while the companion starts, stops and
+// restarts.
 func TestLookup(t *testing.T) {
 	b := newBench(t, rbldnsd(t), list)
 	if got := b.mail(b.connect("192.0.2.7")); got != "proceed" {
@@ -257,7 +258,7 @@ func TestLookup(t *testing.T) {
 			t.Errorf("%s: %s, want %s", tt.src, got, tt.want)
 		}
 	}
-	// A host's second session needs no question.
+	// In a host's second session, the companion asks no question.
 	asked := b.status().Lookups[0].Asked
 	if got := b.mail(b.connect("192.0.2.7")); got != refused || b.status().Lookups[0].Asked != asked {
 		t.Errorf("the second session: %s", got)
@@ -275,7 +276,7 @@ func TestLookup(t *testing.T) {
 		}
 	}
 
-	// Without the companion, clients do not wait, and no further client is rejected.
+	// Without the companion, clients do not wait, and no other clients are rejected.
 	if err := b.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +302,7 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// confined checks the companion's user and restrictions.
+// confined checks the user and the restrictions of the companion.
 func (b *bench) confined() {
 	b.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.cmd.Process.Pid))
@@ -328,8 +329,8 @@ func (b *bench) reload(old, text string) {
 	cli.Run(b.T, b.path("state"), "reload")
 }
 
-// TestReload checks that listings no longer count after a reload has removed their zone. Until the
-// configuration is restored, the status asks for a restart of the companion.
+// TestReload checks that listings of a list no longer count after a reload has removed the list.
+// Until the configuration is restored, the status must ask for a restart of the companion.
 func TestReload(t *testing.T) {
 	b := newBench(t, rbldnsd(t), list)
 	b.start(1)
@@ -347,8 +348,8 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestWildcard checks that no host is rejected after a list starts to contain every host, and that
-// the filter then drops the listings it has received.
+// TestWildcard checks a list that suddenly contains every host. No host may be rejected, and the
+// filter must drop the listings that it has received.
 func TestWildcard(t *testing.T) {
 	for _, kind := range []string{"", "[2001:db8::"} {
 		l := newLiar(t)
@@ -399,7 +400,7 @@ func TestNetwork(t *testing.T) {
 	}
 	filterproc.Eventually(t, "the answers about the network", func() bool { return b.status().Lookups[0].Unknown["rate"] > 100 })
 	filterproc.Eventually(t, "the answer about another client", func() bool {
-		b.end(b.connect("192.0.2.7")) // the first questions may exceed the limits
+		b.end(b.connect("192.0.2.7")) // the first questions are not limited
 		return b.status().Lookups[0].Listed == 1
 	})
 	if l := b.status().Lookups[0]; l.Absent == 0 || l.Absent >= 10 {
@@ -407,7 +408,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestHold checks that a rule with a hold makes a request wait for the list's answer.
+// TestHold checks that a rule with a hold delays a request until the list has answered.
 func TestHold(t *testing.T) {
 	b := newBench(t, rbldnsd(t), strings.Replace(list, "rate 100", "rate 100 hold 400ms", 1))
 	b.start(1)
@@ -420,7 +421,7 @@ func TestHold(t *testing.T) {
 }
 
 // firstRejected checks that a listed host is rejected in its first session. On a busy machine, an
-// answer may arrive after the hold, so one of several hosts suffices.
+// answer may arrive after the hold. The test therefore passes if one of several hosts is rejected.
 func firstRejected(t *testing.T, visit func(host string) string, want string) {
 	t.Helper()
 	var got []string
@@ -434,31 +435,32 @@ func firstRejected(t *testing.T, visit func(host string) string, want string) {
 	t.Errorf("replies to listed hosts: %q", got)
 }
 
-// clients matches the names in a DNS list that represent the tests' clients.
+// clients matches the query names of the tests' clients.
 var clients = regexp.MustCompile(`\.(100\.51\.198|113\.0\.203|2\.0\.192|8\.b\.d\.0\.1\.0\.0\.2)\.bl\.example\.org\.$`)
 
 // A liar is a DNS server that passes a list's test, but misbehaves for other hosts. The last octet
-// of a host's address selects the behaviour.
+// of a host's address determines how it misbehaves.
 type liar struct {
 	udp      *net.UDPConn
 	tcp      *net.TCPListener
 	wildcard atomic.Bool // every name has an address
-	listed   atomic.Bool // every name has an address, except the unused names in tests
+	listed   atomic.Bool // every name has an address, except unused names that a test queries
 }
 
 func (l *liar) port() int { return l.udp.LocalAddr().(*net.UDPAddr).Port }
 
-// valid is the lowest last octet of hosts for which the response is valid and not a listing.
+// valid is the lowest last octet of the hosts for which the server returns a valid response without
+// a listing.
 const valid = 100
 
-// behaviours lists the responses by the host's last octet.
+// behaviours lists the responses, by the last octet of the host.
 var behaviours = []func(q dnsmessage.Message) []dnsmessage.Message{
 	func(dnsmessage.Message) []dnsmessage.Message { return nil }, // no response
 	with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeServerFailure, nil }),
 	with(func(m *dnsmessage.Message) { m.RCode = dnsmessage.RCodeRefused }),
 	with(address(127, 255, 255, 254)),
 	with(address(127, 255, 255, 255)),
-	with(address(198, 51, 100, 80)), // a resolver that replaces missing names
+	with(address(198, 51, 100, 80)), // a resolver that returns an address for missing names
 	with(address(127, 0, 0, 5)),
 	with(func(m *dnsmessage.Message) { m.Truncated, m.Answers = true, nil }), // over TCP, the response arrives slowly
 	with(func(m *dnsmessage.Message) { m.ID++ }),
@@ -477,7 +479,7 @@ func address(a ...byte) func(*dnsmessage.Message) {
 	return func(m *dnsmessage.Message) { m.Answers = []dnsmessage.Resource{resource(m, a...)} }
 }
 
-// with returns a behaviour that changes a response in which the host is listed.
+// with returns a behaviour that changes a response with a listing of the host.
 func with(change func(m *dnsmessage.Message)) func(q dnsmessage.Message) []dnsmessage.Message {
 	return func(q dnsmessage.Message) []dnsmessage.Message {
 		m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: append([]dnsmessage.Question(nil), q.Questions...)}
@@ -495,7 +497,7 @@ func (l *liar) responses(q dnsmessage.Message) []dnsmessage.Message {
 		return with(func(*dnsmessage.Message) {})(q)
 	case strings.Count(name, ".") == 4 || strings.HasSuffix(name, ".127.bl.example.org.") || strings.HasSuffix(name, ".f.7.f.f.f.f.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.bl.example.org."):
 		return with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeNameError, nil })(q)
-	case !clients.MatchString(name): // samples of public addresses
+	case !clients.MatchString(name): // random public addresses of a list's test
 		return with(func(m *dnsmessage.Message) { m.RCode, m.Answers = dnsmessage.RCodeNameError, nil })(q)
 	case l.listed.Load():
 		return with(func(*dnsmessage.Message) {})(q)
@@ -521,7 +523,7 @@ func newLiar(t *testing.T) *liar {
 	}
 	t.Cleanup(func() { l.udp.Close(); l.tcp.Close() })
 	go func() {
-		for { // keep clients waiting after part of the length
+		for { // send part of the length, and keep the client waiting
 			conn, err := l.tcp.AcceptTCP()
 			if err != nil {
 				return
@@ -551,8 +553,8 @@ func newLiar(t *testing.T) *liar {
 	return l
 }
 
-// TestMisbehavingList checks that a list's errors reject no client, with and without a hold. No
-// valid response lists a host.
+// TestMisbehavingList checks that no client is rejected because of a list's errors, with and
+// without a hold. The list never returns a valid listing.
 func TestMisbehavingList(t *testing.T) {
 	for _, hold := range []string{"", " hold 400ms"} {
 		b := newBench(t, newLiar(t).port(), strings.Replace(list, "rate 100", "rate 100"+hold, 1))
@@ -568,13 +570,13 @@ func TestMisbehavingList(t *testing.T) {
 				t.Errorf("behaviour %d, after the answer: %s", i, got)
 			}
 			b.end(id)
-			// A valid answer keeps the list from being paused after consecutive errors.
+			// Without a valid answer, the list would be paused after several consecutive errors.
 			if got := b.come(fmt.Sprintf("198.51.100.%d", valid+i)); got != "proceed" {
 				t.Errorf("a host that is not listed: %s", got)
 			}
 		}
 		l := b.status().Lookups[0]
-		// On a busy machine, other answers can also be timeouts.
+		// On a busy machine, further answers may arrive too late and count as timeouts.
 		if l.Listed != 0 || l.Absent == 0 || l.Unknown["timeout"] < 5 || l.Unknown["failure"] == 0 || l.Unknown["code"] == 0 || l.Unknown["disabled"] != 0 {
 			t.Errorf("%+v", l)
 		}

@@ -16,14 +16,15 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestServer checks that a real smtpd rejects a listed host once the list has answered, at the
-// first command whose rule needs the answer, and accepts mail from other hosts.
+// TestServer checks a real smtpd. Once the list has answered, a listed host must be rejected at the
+// first command whose rule needs the answer. Mail from other hosts must be accepted.
 func TestServer(t *testing.T) {
 	port := rbldnsd(t)
 	for _, version := range smtpd.Matrix() {
 		t.Run(version.Name, func(t *testing.T) {
 			smtpd.Require(t, version)
-			// Root may use all commands. The other tests run the companion as a separate user.
+			// Use root, who may use all commands. The other tests run the companion as a separate
+			// user.
 			conf := fmt.Sprintf("mode enforce\ncompanion lookup user 0 resolver 127.0.0.1 port %d\n", port) +
 				strings.NewReplacer("rate 100", "rate 100 hold 400ms", "phase mail-from", "phase helo").Replace(list)
 			f, dir := live.Configured(t, conf+fmt.Sprintf("rundir %q\n", smtpd.StateDir+"/run"), nil)

@@ -18,8 +18,7 @@ import (
 
 // unboundArgs returns the command that runs a validating resolver on a port. The resolver asks
 // rbldnsd about bl.example.org and white.example.org, which are not signed. The list
-// dnssec.example.org is signed and contains 192.0.2.7, and its signature for 192.0.2.8 is
-// wrong.
+// dnssec.example.org is signed and contains 192.0.2.7. Its signature for 192.0.2.8 is wrong.
 func unboundArgs(t *testing.T, port int) []string {
 	t.Helper()
 	require.Program(t, "unbound")
@@ -95,8 +94,8 @@ remote-control:
 	return []string{"unbound", "-d", "-c", write("unbound.conf", conf)}
 }
 
-// ancestors are records for the names above the list's names. Without them, unbound cannot prove
-// from its copy of the zone that other names do not exist.
+// ancestors are records for the names above the names in the list. Without these records, unbound
+// cannot prove from its copy of the zone that other names do not exist.
 const ancestors = `dnssec TXT x
 127.dnssec TXT x
 0.127.dnssec TXT x
@@ -117,8 +116,8 @@ func freePort(t *testing.T) int {
 	return conn.LocalAddr().(*net.UDPAddr).Port
 }
 
-// TestUnbound checks lists' answers through a caching, validating resolver while the list or the
-// resolver is down, and afterwards.
+// TestUnbound checks the answers of lists through a resolver that caches and validates. The test
+// covers failures of the list and of the resolver, and the time after them.
 func TestUnbound(t *testing.T) {
 	port := freePort(t)
 	lists, resolver := rbldnsdArgs(t), unboundArgs(t, port)
@@ -149,7 +148,7 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 	const refused = "reject|550 5.7.1 Listed"
 	for _, tt := range []struct{ src, want string }{
 		{"203.0.113.1", refused},
-		{"203.0.113.9", "proceed"}, // in both lists
+		{"203.0.113.9", "proceed"}, // contained in both lists
 		{"192.0.2.9", "proceed"},   // NXDOMAIN
 		{"[2001:db8::7]", refused},
 		{"[2001:db8::8]", "proceed"},
@@ -163,7 +162,7 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 	if l := b.status().Lookups[2]; l.Listed != 1 || l.Absent != 5 || l.Unknown["failure"]+l.Unknown["timeout"] != 1 {
 		t.Errorf("the signed list: %+v", l)
 	}
-	stop(server) // the resolver answers SERVFAIL or nothing
+	stop(server) // the resolver answers SERVFAIL, or does not answer
 	for i := range 3 {
 		if got := come(fmt.Sprintf("203.0.113.%d", 20+i)); got != "proceed" {
 			t.Errorf("without the list: %s", got)
@@ -187,7 +186,7 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 	recovered("a listing after the list is back")
 
 	stop(unbound)
-	for i := range 7 { // the list is paused, and a test finds the reason
+	for i := range 7 { // the list is paused, and its test finds the reason
 		if got := come(fmt.Sprintf("203.0.113.%d", 23+i)); got != "proceed" {
 			t.Errorf("without the resolver: %s", got)
 		}
@@ -200,8 +199,9 @@ rule signed phase mail-from match listed signed reject "550 5.7.1 Signed"
 	recovered("a listing after the resolver is back")
 }
 
-// TestZoneWildcard checks that a zone's wildcard rejects no host, before and after a restart of the
-// companion. According to RFC 4592, the wildcard does not apply to the names of loopback addresses.
+// TestZoneWildcard checks that no host is rejected because of a wildcard in a zone, before and
+// after a restart of the companion. According to RFC 4592, the wildcard does not apply to the names
+// of loopback addresses.
 func TestZoneWildcard(t *testing.T) {
 	require.Program(t, "unbound")
 	dir, port := t.TempDir(), freePort(t)
@@ -230,7 +230,7 @@ remote-control:
 	control-enable: no
 `, port, dir, zone)
 		records = "$TTL 300\n$ORIGIN bl.example.org.\n@ SOA ns hostmaster 1 600 300 86400 300\n@ NS ns\nns A 127.0.0.1\n2.0.0.127 A 127.0.0.4\n" +
-			"0.0.127 TXT x\n0.127 TXT x\n127 TXT x\n0 TXT x\n" + records // for unbound, names above a record do not exist
+			"0.0.127 TXT x\n0.127 TXT x\n127 TXT x\n0 TXT x\n" + records // in unbound, names above a record do not exist without their own record
 		for name, text := range map[string]string{zone: records, conf: text} {
 			if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
 				t.Fatal(err)

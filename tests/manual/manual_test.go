@@ -48,7 +48,7 @@ func TestManualHasFlags(t *testing.T) {
 }
 
 // TestManualHasEvidence checks that scanwatch.conf(5) describes each evidence token.
-// filter-scanwatch(8) must describe the tokens that the scenarios cause.
+// filter-scanwatch(8) must describe the tokens of the scenarios.
 func TestManualHasEvidence(t *testing.T) {
 	page := manual(t, "scanwatch.conf.5")
 	for _, token := range rules.Tokens {

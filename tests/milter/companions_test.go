@@ -20,7 +20,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// These are the companions' users, who need no accounts.
+// User IDs of the companions. The users need no accounts.
 const (
 	syncUser  = "4001"
 	serveUser = "4002"
@@ -59,14 +59,14 @@ func (s *site) as(uid uint32, caps []uintptr, program string, args ...string) (l
 	return log
 }
 
-// TestManualCompanions follows the example in scanwatch-servers(7): the companions of
-// milter-scanwatch carry out a ban in the firewall and in a block list, each as its own user.
+// TestManualCompanions follows the example in scanwatch-servers(7). Companions of milter-scanwatch,
+// each with its own user, enforce a ban in a firewall and in a block list.
 func TestManualCompanions(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		require.Missing(t, "the test needs nft")
 	}
 	s := newSite(t)
-	if err := os.Chmod(smtpd.Bin("."), 0o755); err != nil { // other users run the programs
+	if err := os.Chmod(smtpd.Bin("."), 0o755); err != nil { // other users must be able to run the programs
 		t.Fatal(err)
 	}
 	conf := excerpt(t, "scanwatch-servers.7", `(?s)(rundir "/run/scanwatch-milter"\n.*?)\.Ed\n`)

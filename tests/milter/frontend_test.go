@@ -54,8 +54,8 @@ func rivals(t *testing.T, dir string) (all []*rival) {
 	return all
 }
 
-// TestOneFrontEnd checks that if several front ends start at the same moment, exactly one
-// of them runs, even if the previous one was killed, and that the others name it.
+// TestOneFrontEnd starts several front ends at the same moment. Exactly one of them must continue
+// to run, even if the previous front end was killed. The others must name it in their errors.
 func TestOneFrontEnd(t *testing.T) {
 	dir := t.TempDir()
 	for range 3 {
@@ -94,8 +94,8 @@ func TestOneFrontEnd(t *testing.T) {
 	}
 }
 
-// TestErrorTransport checks that a recipient with Postfix's transport error counts as rejected
-// only if Postfix rejects it, and that the log shows the same.
+// TestErrorTransport checks that a recipient with Postfix's transport error counts as rejected only
+// if Postfix rejects it. The log must show the same.
 func TestErrorTransport(t *testing.T) {
 	for _, tt := range []struct {
 		reject, code string

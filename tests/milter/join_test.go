@@ -31,7 +31,7 @@ const withPorts = "smtpd_client_port_logging = yes\n"
 // feed starts scanwatch follow --milter. stop ends it with a signal and returns its log.
 func (s *site) feed() (stop func(syscall.Signal) (log string)) {
 	s.t.Helper()
-	// Postfix creates the log when it writes the first line.
+	// Create the log, because Postfix creates it only when it writes the first line.
 	if f, err := os.OpenFile(s.path("maillog"), os.O_CREATE, 0o644); err != nil {
 		s.t.Fatal(err)
 	} else if err := f.Close(); err != nil {
@@ -58,7 +58,7 @@ func (s *site) feed() (stop func(syscall.Signal) (log string)) {
 	}
 }
 
-// fed waits until the milter knows that the log is read.
+// fed waits until the milter knows that a process reads the log.
 func (s *site) fed() {
 	s.t.Helper()
 	filterproc.Eventually(s.t, "the reader of the log", func() bool { return strings.Contains(s.status(), `"kind":"postfix"`) })
@@ -102,11 +102,11 @@ func bruteForce(t *testing.T, s *site, src string) {
 	}
 }
 
-// TestJoin checks that the failed logins, pipelining and endings in Postfix's log are added to the
-// sessions of the milter, whether the reader of the log starts before or after it.
+// TestJoin checks that failed logins, pipelining and the ends of sessions in Postfix's log are
+// added to the milter's sessions. The reader of the log may start before or after the milter.
 func TestJoin(t *testing.T) { playJoin(t, "") }
 
-// playJoin plays the sessions of TestJoin to the Postfix of the given Debian version, or of the
+// playJoin plays the sessions of TestJoin. suite is the Debian version of Postfix, or "" for the
 // test's own version.
 func playJoin(t *testing.T, suite string) {
 	t.Helper()
@@ -168,8 +168,8 @@ func playJoin(t *testing.T, suite string) {
 	}
 }
 
-// TestJoinWithoutPorts checks that a log without client ports is reported once, and that password
-// guessing is still detected.
+// TestJoinWithoutPorts checks that a log without client ports is reported once. Brute force must
+// still be detected.
 func TestJoinWithoutPorts(t *testing.T) {
 	s := newSite(t)
 	s.startMilter(conf(t, "standard", "enforce"))
@@ -183,8 +183,8 @@ func TestJoinWithoutPorts(t *testing.T) {
 	}
 }
 
-// TestJoinRestart checks that no failed login is lost or counted twice while the milter is killed,
-// stays away and is started again, and the reader of the log is killed.
+// TestJoinRestart checks that no failed login is lost or counted twice. The milter is killed and
+// started again after a while, and the reader of the log is killed.
 func TestJoinRestart(t *testing.T) {
 	s := newSite(t)
 	s.startMilter("mode observe\n")
@@ -216,7 +216,7 @@ func TestJoinRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = s.milter.Wait()
-	play(2) // Postfix serves on
+	play(2) // Postfix continues without the milter
 	s.startMilter("mode observe\n")
 	play(4)
 	seen()
@@ -233,8 +233,8 @@ func TestJoinRestart(t *testing.T) {
 	}
 }
 
-// TestJoinObserve checks that in observe mode a brute-force attack is reported, but not rejected, and that a
-// client with a successful login is not banned.
+// TestJoinObserve checks that in observe mode, brute force is reported but not rejected. A client
+// with a successful login must not be banned.
 func TestJoinObserve(t *testing.T) {
 	const attacker, user = "203.0.113.50", "203.0.113.51"
 	s := newSite(t)

@@ -24,7 +24,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// syslog writes syslog(3) messages to a file. The test has a separate /dev.
+// syslog writes syslog(3) messages to a file. The test has its own /dev.
 func (s *site) syslog(name string) {
 	s.t.Helper()
 	dev := s.path("dev")
@@ -68,9 +68,9 @@ func (s *site) syslog(name string) {
 	})
 }
 
-// A logging server is a server whose log is read.
+// A logging is a server whose log is read.
 type logging struct {
-	kind  string // of the log
+	kind  string // kind of the log
 	file  string
 	start func(*site)
 	// begins matches the first log line of a session.
@@ -233,12 +233,12 @@ func logged(t *testing.T, dir, kind string) map[string]record {
 		if r.FrontEnd != kind {
 			t.Errorf("front end %q: %s", r.FrontEnd, line)
 		}
-		r.Rejected = nil // only scanwatch follow has a policy
+		r.Rejected = nil // only scanwatch follow uses a policy
 		if r.Src == "198.51.100.21" {
-			continue // whether Postfix notices an early talker depends on timing
+			continue // timing determines whether Postfix detects an early talker
 		}
 		if r.Src == "198.51.100.4" {
-			r.Findings = nil // a bounce is backscatter only after mail for its domain was accepted, and the order varies
+			r.Findings = nil // the order of sessions varies, and a bounce is backscatter only after mail for its domain was accepted
 		}
 		all[r.Src] = r
 	}
@@ -246,7 +246,7 @@ func logged(t *testing.T, dir, kind string) map[string]record {
 }
 
 // TestLogs checks the records that an import of a real server's log creates for each scenario.
-// scanwatch follow, which reads the log while it is written, must create the same records.
+// scanwatch follow reads the log while it is being written, and must create the same records.
 func TestLogs(t *testing.T) {
 	require.Full(t)
 	for _, l := range loggings {

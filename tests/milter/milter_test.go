@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 }
 
 // A scenario is a client's session. A line that begins with > is sent without CR LF, and without
-// waiting for a reply. Before any other line, the client waits for the reply to the previous line.
+// waiting for a reply. Before any other line, the client waits for the reply to its previous line.
 type scenario struct {
 	name  string
 	src   string // 198.51.100.1 has a proven name
@@ -101,8 +101,8 @@ rule blocked phase connect match src <blocked> disconnect "554 5.7.1 Not from yo
 
 const patience = time.Minute
 
-// play plays a scenario and returns the replies. The text "closed" replaces a reply if the
-// connection has ended.
+// play plays a scenario and returns the replies. If the connection has ended, "closed" takes the
+// place of a reply.
 func (s *scenario) play(t *testing.T) (replies []string) {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(s.src)}}
@@ -117,7 +117,7 @@ func (s *scenario) play(t *testing.T) (replies []string) {
 	}
 	in := bufio.NewReader(c)
 	lines := s.lines
-	if len(lines) > 0 && strings.HasPrefix(lines[0], ">") { // before the greeting
+	if len(lines) > 0 && strings.HasPrefix(lines[0], ">") { // sent before the greeting
 		_, _ = io.WriteString(c, lines[0][1:])
 		lines = lines[1:]
 	}
@@ -128,7 +128,7 @@ func (s *scenario) play(t *testing.T) (replies []string) {
 			break
 		}
 		if strings.HasPrefix(line, "Subject:") && !strings.HasPrefix(r, "354") {
-			continue // DATA was refused
+			continue // do not send the message, because DATA was rejected
 		}
 		raw, early := strings.CutPrefix(line, ">")
 		if early {
@@ -148,7 +148,7 @@ func (s *scenario) play(t *testing.T) (replies []string) {
 
 const closed = "closed"
 
-// variable matches the parts of replies that differ between runs.
+// variable matches the parts of replies that are different in each run.
 var variable = regexp.MustCompile(`Sendmail [0-9./]+|queued as \w+|[0-9a-f]{16}|\b\w{8}\d{6}\b|(Mon|Tue|Wed|Thu|Fri|Sat|Sun), .*`)
 
 // reply reads a reply.
@@ -175,8 +175,8 @@ func playAll(t *testing.T) map[string][]string {
 	t.Helper()
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	all := map[string][]string{scenarios[0].name: scenarios[0].play(t)} // makes its recipient's domain local
-	free := make(chan struct{}, 4)                                      // Sendmail closes some connections if there are more
+	all := map[string][]string{scenarios[0].name: scenarios[0].play(t)} // after this message, the domain of its recipient is local
+	free := make(chan struct{}, 4)                                      // with more clients, Sendmail would close some connections
 	for _, s := range scenarios[1:] {
 		free <- struct{}{}
 		wait.Go(func() {
@@ -191,7 +191,7 @@ func playAll(t *testing.T) map[string][]string {
 	return all
 }
 
-// conf returns a configuration with a preset, changed to the given mode.
+// conf returns the configuration of a preset in the given mode.
 func conf(t *testing.T, preset, mode string) string {
 	t.Helper()
 	text, err := os.ReadFile("../../rules/policies/" + preset + ".conf")
@@ -207,8 +207,8 @@ func TestScenarios(t *testing.T) {
 	playScenarios(t, "")
 }
 
-// playScenarios compares replies, findings and decisions with golden files, for the servers from
-// the given Debian version, or from the test's own version.
+// playScenarios compares replies, findings and decisions with golden files. suite is the Debian
+// version of the servers, or "" for the test's own version.
 func playScenarios(t *testing.T, suite string) {
 	t.Helper()
 	for name, start := range servers {
@@ -323,8 +323,8 @@ func table(replies map[string][]string, records map[string]record) string {
 	return b.String()
 }
 
-// TestObserve checks that in observe mode the client receives the same bytes as without the milter,
-// apart from queue identifiers and times.
+// TestObserve checks that in observe mode, the client receives the same bytes as without the
+// milter, except for queue identifiers and times.
 func TestObserve(t *testing.T) {
 	require.Full(t)
 	for name, start := range servers {
@@ -357,7 +357,7 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// TestKill checks that mail is accepted while milter-scanwatch is killed and restarted.
+// TestKill checks that mail is accepted even while milter-scanwatch is killed and restarted.
 func TestKill(t *testing.T) {
 	require.Full(t)
 	for name, start := range servers {
@@ -379,7 +379,7 @@ func TestKill(t *testing.T) {
 						default:
 						}
 						all.Add(1)
-						// The client may notice if the milter ended during its session.
+						// The client may notice if the milter ended during the session.
 						if replies := mail.play(t); len(replies) == 11 && strings.HasPrefix(replies[9], "250 2.0.0") {
 							accepted.Add(1)
 						} else {
@@ -443,7 +443,7 @@ func TestSocket(t *testing.T) {
 		t.Errorf("%v, %v", info, err)
 	}
 	s.stopMilter()
-	s.startMilter("mode observe\n") // replaces the socket left by the earlier process
+	s.startMilter("mode observe\n") // replaces the socket of the earlier process
 }
 
 // TestManyConnections checks that 1,000 concurrent connections are answered.
@@ -498,8 +498,8 @@ func TestManyConnections(t *testing.T) {
 	}
 }
 
-// TestReload checks that SIGHUP loads a new configuration, and that messages name the program that
-// must be restarted.
+// TestReload checks that SIGHUP loads a new configuration. Messages must name the program that must
+// be restarted.
 func TestReload(t *testing.T) {
 	s := newSite(t)
 	s.startMilter("mode observe\n")

@@ -27,8 +27,8 @@ type contestant struct {
 	name string
 	// begin starts the contestant and Postfix.
 	begin func(*site)
-	// bans returns the banned addresses. The test refuses connections from them, as a
-	// firewall does.
+	// bans returns the banned addresses. The test does not connect from these addresses, so that a
+	// ban works as in a firewall.
 	bans    func(*site) map[string]bool
 	process string // of the contestant
 }
@@ -58,7 +58,7 @@ var contestants = []contestant{
 func (s *site) mailServer(extra string) {
 	s.authenticate(s.path("auth"))
 	s.services = fmt.Sprintf("192.0.2.25:587 inet n - n - - smtpd -o syslog_name=postfix/submission -o smtpd_sasl_auth_enable=yes -o smtpd_sasl_type=dovecot -o smtpd_sasl_path=%s\n", s.path("auth"))
-	s.t.Cleanup(func() { // after the end of Postfix: the next one uses the same port
+	s.t.Cleanup(func() { // after Postfix has ended, because the next Postfix uses the same port
 		filterproc.Eventually(s.t, "a free port", func() bool {
 			c, err := net.Dial("tcp", server)
 			if err == nil {
@@ -72,7 +72,7 @@ func (s *site) mailServer(extra string) {
 	filterproc.Eventually(s.t, "the log", func() bool { _, err := os.Stat(s.path("maillog")); return err == nil })
 }
 
-// provoke causes each reader of the log to ban an address.
+// provoke makes each program that reads the log ban an address.
 func provoke(t *testing.T, src string) {
 	t.Helper()
 	c, err := dial(src, "587")
@@ -141,8 +141,8 @@ func startFail2ban(s *site) {
 	})
 }
 
-// fail2banBans returns the addresses that either jail has banned. A sentinel is
-// included once both jails have banned it.
+// fail2banBans returns the addresses that either jail has banned. It includes a sentinel only after
+// both jails have banned it.
 func fail2banBans(s *site) map[string]bool {
 	text, _ := os.ReadFile(s.path("banned"))
 	bans, count := map[string]bool{}, map[string]int{}
@@ -198,7 +198,7 @@ func startCrowdSec(s *site) {
 	filterproc.Eventually(s.t, "CrowdSec", func() bool { return strings.Contains(log(), "Starting processing data") })
 }
 
-// crowdsecBans requests the bans as a bouncer does.
+// crowdsecBans requests the bans in the same way as a bouncer.
 func crowdsecBans(s *site) map[string]bool {
 	req, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:8080/v1/decisions/stream?startup=true", nil)
 	if err != nil {
@@ -253,8 +253,8 @@ func startRspamd(s *site) {
 	})
 }
 
-// startFollowing starts scanwatch follow with the preset standard and the rules that its manual
-// adds.
+// startFollowing starts scanwatch follow with the standard preset and the rules that the manual
+// adds to it.
 func startFollowing(s *site) {
 	page, err := os.ReadFile("../../man/scanwatch-servers.7")
 	if err != nil {
@@ -288,7 +288,8 @@ func followBans(s *site) map[string]bool {
 	return bans
 }
 
-// marked counts each client's messages in the queue that a content filter has marked as spam.
+// marked returns, for each client, the number of messages in the queue that a content filter has
+// marked as spam.
 func marked(s *site) map[string]int {
 	from, n := regexp.MustCompile(`Received: from [^\n]*\[([0-9.]+)\]`), map[string]int{}
 	_ = filepath.WalkDir(s.path("queue"), func(path string, d fs.DirEntry, _ error) error {
@@ -303,8 +304,8 @@ func marked(s *site) map[string]int {
 	return n
 }
 
-// cpuSeconds returns the CPU time of the processes with the given name in the test's
-// namespace.
+// cpuSeconds returns the CPU time of the processes in the test's namespace that have the given
+// name.
 func cpuSeconds(name string) float64 {
 	own, _ := os.Readlink("/proc/self/ns/net")
 	all, _ := filepath.Glob("/proc/[0-9]*/stat")
@@ -317,7 +318,7 @@ func cpuSeconds(name string) float64 {
 			continue
 		}
 		for i, f := range strings.Fields(rest) {
-			if i >= 11 && i <= 14 { // time of the process and of its children, in user and system mode
+			if i >= 11 && i <= 14 { // user and system time of the process, and of its children
 				n, _ := strconv.Atoi(f)
 				ticks += n
 			}

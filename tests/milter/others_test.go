@@ -35,13 +35,13 @@ type visitor struct {
 	hop int
 	// port is the server's port; the default is 25.
 	port string
-	// count is a hostile visitor's number of sessions, or any other visitor's number of
-	// messages. A visitor that is not hostile retries a message that was not accepted.
+	// count is the number of sessions of a hostile visitor, or the number of messages of any other
+	// visitor. A visitor that is not hostile retries a message that was not accepted.
 	count, atOnce int
-	// greeted limits the gain to the number of sessions that reached smtpd.
+	// greeted is set if the gain may not exceed the number of sessions that reached smtpd.
 	greeted bool
-	// session plays a session. A hostile session returns the visitor's gain: accepted
-	// messages, or answers. Others return one of the results below.
+	// session plays a session. A hostile session returns the visitor's gain: the number of accepted
+	// messages or of answers. Any other session returns one of the results below.
 	session func(c *client, message, try int) int
 }
 
@@ -56,7 +56,7 @@ type client struct {
 	conn  net.Conn
 	in    *bufio.Reader
 	src   string
-	steps []string // names of commands and the codes of the replies
+	steps []string // names of the commands, and codes of the replies
 	again func() *client
 }
 
@@ -96,7 +96,7 @@ func (c *client) greet(helo string) string {
 	return c.say("EHLO", "EHLO "+helo)
 }
 
-// result converts a reply to a result.
+// result converts a reply into one of the results.
 func result(reply string) int {
 	switch {
 	case strings.HasPrefix(reply, "2"), strings.HasPrefix(reply, "3"):
@@ -104,11 +104,11 @@ func result(reply string) int {
 	case strings.HasPrefix(reply, "5"):
 		return rejected
 	}
-	return deferred // also a connection that ended
+	return deferred // or the connection has ended
 }
 
-// send sends a message to an existing mailbox and to others, and returns the result for the
-// existing one.
+// send sends a message to an existing mailbox and to the recipients in others. It returns the
+// result for the existing mailbox.
 func (c *client) send(from, text string, others ...string) int {
 	if r := result(c.say("MAIL", "MAIL FROM:<"+from+">")); r != accepted {
 		return r
@@ -192,8 +192,8 @@ func submitter(c *client, password string, n int) int {
 	return r
 }
 
-// early is a hostile session that sends text before the greeting, and waits a few seconds for the
-// reply to it.
+// early is a hostile session that sends text before the greeting. The session then waits a few
+// seconds for the reply to that text.
 func early(text, name string) func(*client, int, int) int {
 	return func(c *client, _, _ int) int {
 		_, _ = io.WriteString(c.conn, text)
@@ -204,7 +204,7 @@ func early(text, name string) func(*client, int, int) int {
 	}
 }
 
-// served is 1 if the server greets the client.
+// served returns 1 if the server greets the client.
 func served(greeting string) int {
 	if strings.HasPrefix(greeting, "220") {
 		return 1
@@ -221,7 +221,7 @@ func probe(helo string) func(*client, int, int) int {
 	}
 }
 
-// gain is 1 if the server has accepted a message.
+// gain returns 1 if the server has accepted a message.
 func gain(replies []string) int {
 	if slices.ContainsFunc(replies, func(r string) bool {
 		return strings.Contains(r, "queued as") || strings.Contains(r, "250 2.0.0 Ok: ...")
@@ -254,7 +254,7 @@ var visitors = []visitor{
 	{name: "slow server", sources: []string{"198.51.100.71"}, count: 2, session: func(c *client, n, _ int) int {
 		r := deferred
 		for _, line := range []string{"", "EHLO slow.partner.example", mailLine, rcptLine, "DATA", letter("ann@partner.example", n)} {
-			time.Sleep(500 * time.Millisecond) // it is the client that is slow
+			time.Sleep(500 * time.Millisecond) // the client is slow, not the server
 			if line == "" {
 				r = result(c.read("connect"))
 			} else {
@@ -355,10 +355,10 @@ type history struct {
 	messages []delivery
 }
 
-// A delivery has the result of its last attempt.
+// A delivery counts the attempts to deliver a message, and holds the result of the last one.
 type delivery struct{ tries, result int }
 
-// A match is the server with one contestant.
+// A match is the mail server with one contestant.
 type match struct {
 	refused func(src string) bool
 	all     map[string]*history
@@ -379,7 +379,7 @@ func (m *match) open(t *testing.T, v *visitor, n int) *client {
 	return c
 }
 
-// round plays a visitor's sessions in a round.
+// round plays one round of a visitor's sessions.
 func (m *match) round(t *testing.T, v *visitor, h *history, n int) {
 	play := func(message, try, source int) (r int) {
 		c := m.open(t, v, source)
@@ -411,8 +411,8 @@ func (m *match) round(t *testing.T, v *visitor, h *history, n int) {
 	}
 }
 
-// TestOthers prints the tables in docs/comparison.md. The test fails if Postfix alone, or with
-// the preset standard, does not accept all legitimate mail.
+// TestOthers prints the tables in docs/comparison.md. The test fails if legitimate mail is not
+// accepted by Postfix alone, or by Postfix with the standard preset.
 func TestOthers(t *testing.T) {
 	var all []map[string]*history
 	var cpu []string
@@ -454,7 +454,7 @@ func TestOthers(t *testing.T) {
 	print.Flush()
 }
 
-// cell describes the difference between Postfix alone and a contestant.
+// cell describes the difference between the results of Postfix alone and with a contestant.
 func (v *visitor) cell(alone, h *history) string {
 	if !v.hostile {
 		return legitimate(alone, h)
@@ -481,7 +481,7 @@ func (v *visitor) cell(alone, h *history) string {
 	return strings.Join(cell, ", ")
 }
 
-// firstDifference returns the first step that differs from the session with Postfix alone.
+// firstDifference returns the first step that differs from the same session with Postfix alone.
 func firstDifference(alone, steps []string) string {
 	for i, s := range steps {
 		if i >= len(alone) || s != alone[i] {

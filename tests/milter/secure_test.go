@@ -81,7 +81,7 @@ func (s *site) authenticate(path string) {
 	}()
 }
 
-// submit starts TLS. If a password is given, submit logs in as joe and sends a message to another
+// submit starts TLS. If password is not empty, submit logs in as joe and sends a message to another
 // domain.
 func submit(t *testing.T, src, password string) error {
 	t.Helper()
@@ -159,7 +159,7 @@ func TestSecure(t *testing.T) {
 			want := map[string]string{alone: "1 message, 2 greetings, 1 handshake, users []"}
 			if name == "Postfix" {
 				want[right] = "1 message, 2 greetings, 1 handshake, users [joe]"
-				want[wrong] = "0 message, 2 greetings, 1 handshake, users []" // failed logins are not reported
+				want[wrong] = "0 message, 2 greetings, 1 handshake, users []" // Postfix does not report failed logins to a milter
 			}
 			for line := range strings.Lines(cli.Run(t, s.path("state"), "dump")) {
 				var r struct {

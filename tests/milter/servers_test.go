@@ -41,7 +41,7 @@ func roots() string {
 	return "/var/cache/scanwatch-tests"
 }
 
-// root returns the server's root directory, or "" if the server runs in the test's root.
+// root returns the server's root directory, or "" if the server has the same root as the test.
 func (s *site) root() string {
 	if s.suite == "" {
 		return ""
@@ -52,13 +52,13 @@ func (s *site) root() string {
 // A site is a mail server and, unless the server runs alone, milter-scanwatch.
 type site struct {
 	t      *testing.T
-	suite  string // Debian version in whose root the server runs; "" for the test's root
+	suite  string // Debian version of the root that the server runs in; "" for the test's root
 	dir    string
 	milter *exec.Cmd // nil if the server runs alone
 	log    func() string
 	// services are additional Postfix services.
 	services string
-	// screened adds postscreen(8), which screens clients for Postfix's smtpd(8).
+	// screened is set if postscreen(8) screens clients before Postfix's smtpd(8).
 	screened bool
 }
 
@@ -93,11 +93,11 @@ func newSiteIn(t *testing.T, suite string) *site {
 		t.Fatal(err)
 	}
 	s := &site{t: t, suite: suite, dir: dir}
-	s.write("resolv.conf", "nameserver 127.0.0.1\n") // without a name server, names are unknown immediately
+	s.write("resolv.conf", "nameserver 127.0.0.1\n") // without a name server, lookups fail immediately
 	s.write("hosts", "192.0.2.25 mx.example.org\n198.51.100.1 mail.partner.example\n")
 	for _, name := range []string{"resolv.conf", "hosts"} {
 		at := s.root() + "/etc/" + name
-		f, err := os.OpenFile(at, os.O_CREATE, 0o644) // the file may be missing from the root
+		f, err := os.OpenFile(at, os.O_CREATE, 0o644) // the root may lack this file
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,8 +4,8 @@ package milter
 
 import "testing"
 
-// TestSuites is TestScenarios and TestJoin with Postfix and Sendmail from other Debian versions.
-// tests/consumers.sh unpacks them.
+// TestSuites runs TestScenarios and TestJoin with Postfix and Sendmail from other Debian versions.
+// tests/consumers.sh unpacks these servers.
 func TestSuites(t *testing.T) {
 	for _, suite := range []string{"trixie", "sid"} {
 		t.Run(suite, func(t *testing.T) {

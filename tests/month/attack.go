@@ -11,7 +11,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// An Attack is one of the month's attackers, with its results.
+// An Attack is one of the attackers in a month, with its results.
 type Attack struct {
 	Name string
 	Area string // harvest, passwords, relay, visitor, account
@@ -20,15 +20,15 @@ type Attack struct {
 
 	Sessions, Turned int
 	LoggedIn         int
-	Learned          tally // distinct mailboxes for which the server itself replied
-	Passwords        tally // attempts to which the server itself replied
+	Learned          tally // distinct mailboxes about which the server itself replied
+	Passwords        tally // passwords to which the server itself replied
 	Relayed          tally // foreign recipients to which the server itself replied
 	Sent             tally // messages that the server accepted
 	told             map[string]bool
 }
 
-// A tally counts events. It also holds the maximum in any hour, and the maximum in a day after the
-// first event.
+// A tally counts events. A tally also contains the highest number in any hour, and the highest
+// number in any day after the first event.
 type tally struct {
 	Total, Hour, Day int
 	hours, days      map[int64]int
@@ -48,7 +48,7 @@ func (t *tally) add(n int, at time.Time) {
 	t.Hour, t.Day = max(t.Hour, t.hours[h]), max(t.Day, t.days[d])
 }
 
-// String formats the total, the maximum in an hour, and the maximum in a day.
+// String formats the total, the highest number in an hour, and the highest number in a day.
 func (t *tally) String() string {
 	if t.Total == 0 {
 		return "-"
@@ -61,12 +61,12 @@ type attacker struct {
 	*Actor
 	*Attack
 	index int
-	first int // day on which it starts
+	first int // day on which the attack starts
 	// free lists the mailboxes that the attacker already knows.
 	free []string
 }
 
-// plan starts attack number i. One-day attacks start on different days.
+// plan starts attack number i. Attacks that last one day start on different days.
 func (w *World) plan(i int, row Attack) {
 	row.told = make(map[string]bool)
 	w.Attacks = append(w.Attacks, &row)
@@ -126,7 +126,7 @@ func (x *attacker) ask(h simulate.Host, m manner, rcpts ...string) *simulate.Cli
 	return x.done(x.Ask(h, m, rcpts...))
 }
 
-// bursts plays n sessions that each request new words.
+// bursts plays n sessions that each request new unknown recipients.
 func (x *attacker) bursts(n, each int, every time.Duration, m manner, at func(i int) simulate.Host) {
 	for i := range n {
 		x.ask(at(i), m, words("w", i*each, each)...)
@@ -139,7 +139,7 @@ func one(h simulate.Host) func(int) simulate.Host {
 	return func(int) simulate.Host { return h }
 }
 
-// guess tries one password for each of the users on a submission port.
+// guess tries one password for each user on a submission port.
 func (x *attacker) guess(h simulate.Host, users ...string) { x.done(x.Guess(h, users...)) }
 
 // blind tries n passwords on port 25, where smtpd rejects the command.

@@ -1,7 +1,7 @@
 package month
 
-// This file contains the kinds of legitimate senders. The reasons in Later and Tight must agree
-// with package cases.
+// This file contains the kinds of legitimate senders. The reasons in Later and Tight must be the
+// same as in package cases.
 
 import (
 	_ "embed"
@@ -71,8 +71,9 @@ func Forms() (n int) {
 	return n
 }
 
-// forms plays either the rows of senders.tsv that tight may reject, or all other rows. A third of
-// the senders send mail daily, a third weekly, and a third once.
+// forms plays rows of senders.tsv. If tight is set, it plays the rows that the tight preset may
+// reject. Otherwise, it plays all other rows. A third of the senders send mail daily, a third
+// weekly, and a third only once.
 func (w *World) forms(k *Kind, tight bool) {
 	n := 0
 	for line := range strings.Lines(senders) {
@@ -107,8 +108,8 @@ func (w *World) forms(k *Kind, tight bool) {
 	}
 }
 
-// partners plays companies, four in each network. A partner sends mail on some days, occasionally
-// to a mistyped address.
+// partners plays companies, four in each network. A partner sends mail on some days, and sometimes
+// mistypes an address.
 func (w *World) partners(k *Kind) {
 	var at func(int) netip.Addr
 	for i := range 24 {
@@ -155,7 +156,7 @@ func left(start, n int) (to []string) {
 	return to
 }
 
-// mixed returns a list's members mixed with former members.
+// mixed returns the members of a list mixed with former members.
 func (a *Actor) mixed(members, former []string) []string {
 	to := append(append([]string(nil), members...), former...)
 	a.Shuffle(len(to), func(i, j int) { to[i], to[j] = to[j], to[i] })
@@ -176,8 +177,8 @@ func (w *World) lists(k *Kind) {
 	}
 }
 
-// newLists plays mailing lists that start in the middle of the month, and half of whose
-// members have left.
+// newLists plays mailing lists that start in the middle of the month. Half of their members have
+// left.
 func (w *World) newLists(k *Kind) {
 	at := w.net()
 	for i := range 4 {
@@ -191,8 +192,8 @@ func (w *World) newLists(k *Kind) {
 	}
 }
 
-// newsletters plays senders that start a newsletter after a few messages. Each newsletter has
-// twenty addresses, a third of which are outdated.
+// newsletters plays senders that start a newsletter after a few messages. Each newsletter is sent
+// to twenty addresses, a third of which no longer exist.
 func (w *World) newsletters(k *Kind) {
 	for i := range 3 {
 		name := fmt.Sprintf("mail.shop%d.example", i)
@@ -244,7 +245,8 @@ func (a *Actor) forged(n int) (to []string) {
 }
 
 // backscatter plays bounces of spam with forged senders. A provider's hosts send three bounces per
-// connection. Other servers send many bounces per connection, the last of them to a real user.
+// connection. Other servers send many bounces per connection, and the last of these is for a real
+// user.
 func (w *World) backscatter(k *Kind) {
 	at, pool := w.net(), w.net()
 	for wave, d := range []int{4, 17, 26} {

@@ -15,30 +15,30 @@ import (
 // A Kind is a kind of legitimate client, with its results.
 type Kind struct {
 	Name string
-	// Later is the reason why standard may delay messages from this kind. If no message may be
-	// delayed, Later is empty.
+	// Later is the reason why the standard preset may delay messages of this kind. If Later is
+	// empty, no message may be delayed.
 	Later string
-	// Ban is the reason why hosts of this kind may be banned for a few minutes. Such a ban must
-	// not reject a login or a message.
+	// Ban is the reason why hosts of this kind may be banned for a few minutes. No login or message
+	// may be rejected because of such a ban.
 	Ban string
-	// Tight is the reason why tight may reject messages from this kind.
+	// Tight is the reason why the tight preset may reject messages of this kind.
 	Tight string
 	// Shared is set if the host's /64 also contains attackers.
 	Shared bool
 	plan   func(w *World, k *Kind)
 
-	Sessions, Turned            int // sessions; sessions to which the filter replied negatively
+	Sessions, Turned            int // all sessions; sessions in which the filter gave a negative answer
 	Sent, AtOnce, Delayed, Lost int // messages with an existing recipient
-	Excused                     int // lost messages from senders whose kind has a reason in Tight
+	Excused                     int // lost messages of senders whose kind has a reason in Tight
 	Junked, Nowhere             int // marked as junk; messages without an existing recipient
-	Logins, Refused             int // attempts with the right password; failures among them
-	Bans                        int // of its hosts
+	Logins, Refused             int // attempts with the right password; failures of such attempts
+	Bans                        int // bans of its hosts
 	Accepted, LoggedIn          int // accepted messages and logins, according to the sessions' replies
 	Longest                     time.Duration
 	Why                         map[string]int // texts of negative answers
 }
 
-// varying matches the parts of replies that differ from session to session.
+// varying matches the parts of replies that are different in each session.
 var varying = regexp.MustCompile(` \[[0-9a-f]{16}\]| until \d{4}-\d\d-\d\d \d\d:\d\d UTC`)
 
 // note counts an ended session.
@@ -64,10 +64,10 @@ func (k *Kind) note(c *simulate.Client) {
 // A message is a message in a mail server's queue.
 type message struct {
 	kind  *Kind // counts the message
-	tight bool  // the sender's kind has a reason in Tight
+	tight bool  // the kind of the sender has a reason in Tight
 	from  string
 	left  []string // recipients without a final reply
-	ask   bool     // only requests the recipient
+	ask   bool     // request the recipient, but send no message
 	first time.Time
 	good  bool // a recipient existed at the first attempt
 	lost  bool
@@ -132,7 +132,7 @@ func (m *message) count() {
 	}
 }
 
-// finish counts a message whose recipients all have final replies.
+// finish counts a message that has a final reply for each recipient.
 func (m *message) finish(now time.Time, junked bool) {
 	if m.done || len(m.left) > 0 {
 		return
@@ -153,7 +153,7 @@ func (m *message) finish(now time.Time, junked bool) {
 	}
 }
 
-// attempt plays one of a queue's connections, and reports whether the queue is empty.
+// attempt plays one connection of a queue, and reports whether the queue is then empty.
 func (a *Actor) attempt(k *Kind, h simulate.Host, list []*message) (empty bool) {
 	c := a.Connect(a.trouble(h))
 	c.Ehlo()
@@ -213,7 +213,7 @@ func (a *Actor) offer(c *simulate.Client, m *message) {
 	}
 }
 
-// rcpt requests a recipient from a server whose recipient tables may be unavailable.
+// rcpt requests a recipient. The server's recipient tables may be unavailable.
 func (a *Actor) rcpt(c *simulate.Client, to string) simulate.Result {
 	switch k := a.outage(); {
 	case k == nil:
@@ -251,7 +251,7 @@ var windows = []struct {
 	at     time.Time
 	long   time.Duration
 	fcrdns string
-	name   bool // the PTR record is still found
+	name   bool // only the address lookup fails; the PTR record is found
 }{
 	{day(7, 9*time.Hour), 4 * time.Hour, "fail", false},
 	{day(15, 10*time.Hour), 2 * time.Hour, "error", false},
@@ -264,8 +264,8 @@ func (w *World) inWindow() bool {
 	return h.FCrDNS != "pass"
 }
 
-// trouble returns h with the names that smtpd reports at the current time. The resolver
-// may be unavailable.
+// trouble returns h with the names that smtpd reports at the current time, when the resolver may be
+// unavailable.
 func (w *World) trouble(h simulate.Host) simulate.Host {
 	for _, t := range windows {
 		if now := w.Now(); !now.Before(t.at) && now.Before(t.at.Add(t.long)) {

@@ -67,7 +67,7 @@ func TestMonth(t *testing.T) {
 	judge(t, tables, failures)
 }
 
-// count compares the actors' counts with the filter's records. The counts of the kinds must also be
+// count compares the actors' counts with the filter's records. The counts of each kind must also be
 // consistent.
 func count(t *testing.T, preset string, w *month.World) {
 	t.Helper()
@@ -99,7 +99,7 @@ func count(t *testing.T, preset string, w *month.World) {
 	}
 }
 
-// same checks that the plan does not depend on the policy.
+// same checks that all worlds have the same plan, regardless of the policy.
 func same(t *testing.T, worlds []*month.World) {
 	t.Helper()
 	for i, k := range worlds[0].Kinds {

@@ -1,6 +1,6 @@
 package month
 
-// This file plays legitimate senders with a suspicious greeting, address or pace.
+// This file plays legitimate senders whose greeting, address or pace is suspicious.
 
 import (
 	"fmt"
@@ -35,8 +35,8 @@ func (w *World) container(k *Kind) {
 	})
 }
 
-// movedDomain plays a server that, because its data is outdated, sends mail to a domain that has
-// moved elsewhere.
+// movedDomain plays a server with outdated data. This server sends mail to a domain that has moved
+// to another server.
 func (w *World) movedDomain(k *Kind) {
 	h := host(w.net()(54), "mail.oldpartner.example")
 	w.Go("moved", Start, func(a *Actor) {
@@ -54,8 +54,8 @@ func (w *World) movedDomain(k *Kind) {
 	})
 }
 
-// yearly plays a server that sends mail on only two days, some of it to a former user. On the
-// previous day, a host in the same network harvested.
+// yearly plays a server that sends mail on only two days, some of it to a former user. A day
+// earlier, another host in the same network harvested addresses.
 func (w *World) yearly(k *Kind) {
 	h := host(netip.MustParseAddr("198.51.100.121"), "mail.taxoffice.example")
 	w.Go(h.RDNS, day(2, 9*time.Hour), func(a *Actor) {
@@ -120,8 +120,8 @@ func (w *World) burst(k *Kind) {
 	})
 }
 
-// newMailbox plays mail to jobs@. Applicants and harvesters request jobs@ before the
-// mailbox exists.
+// newMailbox plays mail to the mailbox jobs. Applicants and harvesters request this mailbox before
+// it exists.
 func (w *World) newMailbox(k *Kind) {
 	const jobs = "jobs@example.org"
 	at := w.net()
@@ -140,7 +140,7 @@ func (w *World) newMailbox(k *Kind) {
 	}
 }
 
-// shared64 plays a server in a /64 with bots and harvesters.
+// shared64 plays a server in a /64 that also contains bots and harvesters.
 func (w *World) shared64(k *Kind) {
 	h := host(netip.MustParseAddr("2001:db8:3c02::f03c:92ff:fe92:3fc7"), "mail.cousins.example")
 	w.Go("64", Start, func(a *Actor) {
@@ -168,7 +168,7 @@ func (w *World) new64(k *Kind) {
 	}
 }
 
-// bot plays an infected computer's session from the same network.
+// bot plays a session of an infected computer in the same network.
 func (a *Actor) bot(src netip.Addr) {
 	c := a.Connect(simulate.Host{Src: src, Helo: "ylmf-pc"})
 	c.Ehlo()
@@ -186,8 +186,8 @@ func (a *Actor) harvester(src netip.Addr, n int) {
 	c.Quit()
 }
 
-// customers plays rented servers with names derived by the hosting provider. One of the servers
-// harvests.
+// customers plays rented servers whose names are derived by the hosting provider. One of these
+// servers harvests addresses.
 func (w *World) customers(k *Kind) {
 	at := [2]func(int) netip.Addr{w.net(), w.net()}
 	for i := range 8 {
@@ -253,8 +253,8 @@ func (w *World) printers(k *Kind) {
 	}
 }
 
-// monitor plays a program that checks the server every ten minutes. A session without mail counts
-// as rejected if the filter replies negatively.
+// monitor plays a program that checks the server every ten minutes. If the filter gives a negative
+// answer, a session without mail counts as rejected.
 func (w *World) monitor(k *Kind) {
 	h := host(w.net()(10), "probe.monitoring.example")
 	w.owners[h.Src] = k

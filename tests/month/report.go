@@ -34,9 +34,10 @@ func (w *World) countBans() {
 	})
 }
 
-// Failures returns the broken promises. standard and open must reject no message and no login of a
-// legitimate client, and ban no legitimate host. tight may reject or ban only legitimate clients
-// whose kind has a reason. A message may be delayed only for a reason in Later.
+// Failures returns the broken promises. The presets standard and open must not reject any message
+// or login of a legitimate client, or ban a legitimate host. The tight preset may reject or ban
+// legitimate clients only if their kind has a reason. A message may be delayed only for a reason in
+// Later.
 func (w *World) Failures(preset string) (list []string) {
 	for _, k := range w.Kinds {
 		fail := func(n int, what string) {
@@ -58,7 +59,7 @@ func (w *World) Failures(preset string) (list []string) {
 			if k.Later == "" {
 				fail(k.Delayed, "messages delayed")
 			}
-			if preset != "tight" || k.Later == "" { // without names in DNS, tight adds up points
+			if preset != "tight" || k.Later == "" { // if DNS fails, the tight preset adds the points of several rules
 				fail(k.Junked, "messages marked as junk")
 			}
 		}

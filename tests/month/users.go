@@ -10,7 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// login returns the user name of mailbox number i, not counting role accounts.
+// login returns the user name of mailbox number i. Role accounts do not count.
 func login(i int) string {
 	local, _, _ := strings.Cut(simulate.Mailbox(4+i), "@")
 	return local
@@ -43,7 +43,7 @@ func (w *World) office(k *Kind) {
 }
 
 // movedOffice plays an office whose address has changed. On the first morning, five users mistype
-// their passwords, and retry either immediately or an hour later.
+// their passwords. These users retry immediately or an hour later.
 func (w *World) movedOffice(k *Kind) {
 	for i := range 4 {
 		h := simulate.Host{Src: w.net()(34), RDNS: fmt.Sprintf("office%d.firm.example", i)}
@@ -95,7 +95,7 @@ func (w *World) mistyping(k *Kind) {
 	}
 }
 
-// traveller plays a user who mistypes in six networks on one day.
+// traveller plays a user who mistypes the password in six networks on one day.
 func (w *World) traveller(k *Kind) {
 	for i := range 2 {
 		w.Go(fmt.Sprint("traveller ", i), day(9+10*i, 6*time.Hour), func(a *Actor) {
@@ -109,7 +109,7 @@ func (w *World) traveller(k *Kind) {
 	}
 }
 
-// computers plays users whose computers have names that bots also use.
+// computers plays users whose computers have the same names as bots.
 func (w *World) computers(k *Kind) {
 	at := w.net()
 	for i, name := range []string{"User", "ADMIN", "X", "hydra", "localhost", "[192.168.1.5]", "127.0.0.1", "[127.0.0.1]", "DESKTOP-8F3K2L1", "home"} {

@@ -1,9 +1,9 @@
-// Package month plays a mail server's month through the filter's pipeline on a simulated clock. The
-// month has many kinds of legitimate senders, users and attackers. The package counts the messages
-// and logins that the filter delayed or rejected, and each attacker's results.
+// Package month simulates a month of a mail server: it plays many kinds of legitimate senders,
+// users and attackers through the filter's pipeline, on a simulated clock. The package counts the
+// messages and logins that the filter delayed or rejected, and the results of each attacker.
 //
 // The actors react to each reply. Mail servers retry as the standards require, and attackers
-// continue. The same seed results in the same plan under every policy.
+// continue. The same seed produces the same plan under every policy.
 package month
 
 import (
@@ -35,7 +35,7 @@ var Start = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 // day returns the time that is the given offset after the start of day d.
 func day(d int, offset time.Duration) time.Time { return Start.AddDate(0, 0, d).Add(offset) }
 
-// end returns the end of the month. After the end, only retries follow.
+// end returns the end of the month. After this time, actors only retry messages.
 func end() time.Time { return day(Days, 0) }
 
 // A World is the simulation of a month.
@@ -45,9 +45,9 @@ type World struct {
 	filter    *simulate.Filter
 	memory    *memory.Memory
 	agenda    agenda
-	order     uint64 // of actors with the same time
+	order     uint64 // order of actors with the same time
 	mailboxes map[string]bool
-	list      []string // of mailboxes, for random choices
+	list      []string // mailboxes, for random choices
 	nets      int      // number of assigned /24s
 	owners    map[netip.Addr]*Kind
 
@@ -59,12 +59,11 @@ type World struct {
 	Sink func(at time.Time, id uint64, value []byte)
 }
 
-// Records holds the totals of the filter's own records, which are independent of the
-// actors' counts.
+// Records holds the totals of the filter's own records. The actors count independently of these.
 type Records struct{ Sessions, Mails, RcptOK, AuthFail, AuthPass int }
 
-// New returns a month with a preset. If the preset has the suffix " observe", the mode is observe;
-// without the suffix, it is enforce.
+// New returns a month with a preset. If the name of the preset ends with " observe", the mode is
+// observe. Otherwise, it is enforce.
 func New(preset string, seed uint64) (*World, error) {
 	preset, observe := strings.CutSuffix(preset, " observe")
 	text, err := simulate.PresetText(preset)
@@ -146,8 +145,8 @@ func (w *World) PlayUntil(at time.Time) error {
 	return w.Close()
 }
 
-// net returns the addresses of an unused /24 from the lower half of the networks for
-// benchmarks. The attackers use the upper half.
+// net returns the addresses of an unused /24. It takes the /24 from the lower half of the range for
+// benchmarks, because attackers use the upper half.
 func (w *World) net() func(host int) netip.Addr {
 	n := w.nets
 	if w.nets++; n > 255 {
@@ -156,7 +155,7 @@ func (w *World) net() func(host int) netip.Addr {
 	return func(host int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(n), byte(host)}) }
 }
 
-// An Actor is a goroutine of the simulated world. Only one Actor runs at a time.
+// An Actor is a goroutine in the simulated world. Only one Actor runs at a time.
 type Actor struct {
 	*World
 	*rand.Rand
@@ -194,8 +193,8 @@ func (a *Actor) Until(at time.Time) {
 // Wait waits for a duration.
 func (a *Actor) Wait(d time.Duration) { a.Until(a.Now().Add(d)) }
 
-// each calls f on every n-th day, starting with day first. The time of each call is
-// random within the working day.
+// each calls f on every n-th day, starting with the day first. The call is at a random time within
+// the working day.
 func (a *Actor) each(first, n int, f func(d int)) {
 	for d := first; d < Days; d += n {
 		a.Until(day(d, 7*time.Hour+time.Duration(a.Int64N(int64(11*time.Hour)))))

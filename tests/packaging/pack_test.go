@@ -29,7 +29,7 @@ const (
 	port    = project + "/ports/mail/opensmtpd-filters/scanwatch"
 )
 
-// version is the version in the Makefile, from which all others are derived.
+// version is the version in the Makefile. All other versions are derived from it.
 var version = makefileVersion()
 
 func makefileVersion() string {
@@ -118,8 +118,8 @@ func installed(t *testing.T, dir string) (files []string) {
 	return files
 }
 
-// TestVersions checks that all other files give the same version as the Makefile, and that
-// both changelogs give the release date.
+// TestVersions checks that all other files contain the same version as the Makefile, and that both
+// changelogs contain the release date.
 func TestVersions(t *testing.T) {
 	for name, want := range map[string]string{
 		project + "/packaging/debian/changelog": `^opensmtpd-filter-scanwatch \(` + version + `-\d+\) `,
@@ -178,8 +178,8 @@ func TestInstall(t *testing.T) {
 	}
 }
 
-// TestPortList checks that the port's packing list contains the files that do-install installs.
-// Files that the ports tree adds are ignored, but directories are not.
+// TestPortList checks that the port's packing list contains the files that do-install installs. The
+// test ignores files that the ports tree adds, but not directories.
 func TestPortList(t *testing.T) {
 	needs(t, "bmake")
 	dest, from := t.TempDir(), pretended(t)
@@ -244,9 +244,9 @@ func TestPortList(t *testing.T) {
 	}
 }
 
-// TestDebian checks that builds in two directories produce the same programs and package,
-// and that lintian reports nothing. On every Debian with a suitable smtpd, the package
-// can be installed, used, upgraded, removed and purged.
+// TestDebian checks that builds in two directories produce the same programs and the same package,
+// and that lintian reports no problems. The package is then installed, used, upgraded, removed and
+// purged on every Debian with a suitable smtpd.
 func TestDebian(t *testing.T) {
 	require.Full(t)
 	needs(t, "dpkg-deb", "make")
@@ -268,7 +268,7 @@ func TestDebian(t *testing.T) {
 			bytesOf[name] = data
 		}
 	}
-	// Avoid the slow compression. lintian accepts only some kinds.
+	// Avoid the default compression, which is slow. lintian accepts only some kinds.
 	edit := func(dir, name string, f func(string) string) {
 		name = filepath.Join(dir, "packaging", name)
 		if err := os.WriteFile(name, []byte(f(read(t, name))), 0o644); err != nil {
@@ -355,8 +355,8 @@ func checkContents(t *testing.T, name string, machine elf.Machine) {
 	}
 }
 
-// TestUnits checks that the companions' services have few rights. The rights are measured by the
-// score of systemd-analyze(1), in tenths.
+// TestUnits checks that the companions' services have few rights. The measure is the score of
+// systemd-analyze(1), in tenths.
 func TestUnits(t *testing.T) {
 	needs(t, "systemd-analyze")
 	units, err := filepath.Glob(filepath.Join(project, "packaging/systemd/*.service"))
@@ -368,8 +368,8 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// TestInstances checks that systemd accepts the services that make install installs, and that the
-// manual's instance names select the targets.
+// TestInstances checks that systemd accepts the services that make install installs. The instance
+// names in the manual must select the right targets.
 func TestInstances(t *testing.T) {
 	needs(t, "make", "systemd-analyze", "systemd-escape")
 	from, dest := pretended(t), t.TempDir()
@@ -400,8 +400,8 @@ func TestInstances(t *testing.T) {
 	}
 }
 
-// TestDebianArchitecture checks that the package has its programs' architecture, even if they are
-// built for another system.
+// TestDebianArchitecture checks that the package has the architecture of its programs, even if they
+// were built for a different system.
 func TestDebianArchitecture(t *testing.T) {
 	needs(t, "dpkg-deb", "make")
 	dir := pretended(t)

@@ -16,8 +16,8 @@ import (
 // portFiles lists the files of a Go port; see bsd.port.mk(5) and go-module(5).
 var portFiles = regexp.MustCompile(`^(Makefile|distinfo|pkg/(DESCR|PLIST|README|[A-Za-z_][A-Za-z0-9_]*\.rc))$`)
 
-// substituted lists the variables that bsd.port.mk(5) replaces in the files of pkg, and
-// V.
+// substituted lists the variables that bsd.port.mk(5) replaces in files below pkg. The list also
+// contains V.
 var substituted = []string{"ARCH", "HOMEPAGE", "LOCALBASE", "LOCALSTATEDIR", "MACHINE_ARCH", "MAINTAINER", "PKGSTEM", "PREFIX", "RCDIR", "SYSCONFDIR", "TRUEPREFIX", "VARBASE", "V"}
 
 var (
@@ -26,8 +26,8 @@ var (
 	assignment = regexp.MustCompile(`^([A-Z_]+)\s*[?:!]?=`)
 )
 
-// portProblems returns the problems that OpenBSD's portcheck(1) reports for a file of
-// the port.
+// portProblems returns the problems that OpenBSD's portcheck(1) would report for a file of the
+// port.
 func portProblems(name, text string, mode fs.FileMode) []string {
 	var problems []string
 	report := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
@@ -72,8 +72,8 @@ func portProblems(name, text string, mode fs.FileMode) []string {
 	return problems
 }
 
-// TestPort checks the port as portcheck(1) does, and that it is written like the other
-// ports in mail/opensmtpd-filters, whose Makefile.inc sets the package's name.
+// TestPort checks the port as portcheck(1) does. The port must also follow the other ports in
+// mail/opensmtpd-filters, whose Makefile.inc sets the package's name.
 func TestPort(t *testing.T) {
 	needs(t, "bmake")
 	err := filepath.WalkDir(port, func(path string, d fs.DirEntry, err error) error {

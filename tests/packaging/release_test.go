@@ -23,8 +23,8 @@ var systems = []string{"linux", "openbsd", "freebsd", "netbsd"}
 // programs lists the programs' packages.
 var programs = []string{"./cmd/filter-scanwatch", "./cmd/milter-scanwatch", "./cmd/scanwatch"}
 
-// repository returns a clone of the project in a new directory with the files from the
-// work tree, committed at a given time.
+// repository returns a clone of the project in a new directory. The clone's last commit contains
+// the files of the work tree, and has a fixed time.
 func repository(t *testing.T) string {
 	t.Helper()
 	needs(t, "git")
@@ -44,7 +44,7 @@ func repository(t *testing.T) string {
 	return dir
 }
 
-// linked returns the modules in the programs on the given systems.
+// linked returns the modules that the programs contain on the given systems.
 func linked(t *testing.T, systems ...string) []string {
 	t.Helper()
 	all := map[string]bool{}
@@ -111,8 +111,8 @@ func oldest(t *testing.T) string {
 	return "go" + m[1]
 }
 
-// TestOldestGo checks that go.mod requires no newer version of Go than the programs'
-// modules do, and that the README names this version and these modules.
+// TestOldestGo checks that go.mod requires the oldest version of Go that the programs' modules
+// permit. The README must name this version and these modules.
 func TestOldestGo(t *testing.T) {
 	out := run(t, project, []string{"CGO_ENABLED=0"}, append([]string{"go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} go{{.GoVersion}}{{end}}{{end}}"}, programs...)...)
 	var need []string
@@ -169,8 +169,8 @@ func TestDependencies(t *testing.T) {
 	}
 }
 
-// TestServices checks that the package stops each of its services when it is removed, and
-// restarts it after an upgrade.
+// TestServices checks that the package stops each of its services when it is removed, and restarts
+// it after an upgrade.
 func TestServices(t *testing.T) {
 	units, err := filepath.Glob(project + "/packaging/systemd/*.service")
 	if err != nil || len(units) == 0 {

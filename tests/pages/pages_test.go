@@ -25,7 +25,7 @@ import (
 	"scanwatch/tests/internal/require"
 )
 
-// hostile lists strings that have an effect unless they are escaped.
+// hostile lists strings that would have an effect if they were not escaped.
 var hostile = []string{
 	`</title><script>parent.harmed=1</script>`,
 	`"><img src=/fetched onerror=parent.harmed=2>`,
@@ -36,14 +36,14 @@ var hostile = []string{
 	"\x1b[31m\u202eright to left",
 }
 
-// tested is a page with the expected numbers in its cells by weekday and hour. The numbers count
-// all sessions, and sessions with findings.
+// tested is a page, with the numbers that its cells must contain for each weekday and hour: the
+// number of sessions, and the number of sessions with findings.
 type tested struct {
 	html  []byte
 	hours map[string][2]int
 }
 
-// zone returns a time zone whose clock changes in the page's week.
+// zone returns a time zone whose clock changes during the week of the page.
 func zone(t *testing.T) *time.Location {
 	t.Helper()
 	zone, err := time.LoadLocation("Europe/Berlin")
@@ -123,7 +123,7 @@ func page(t *testing.T) tested {
 }
 
 // frame shows the page in a frame of the given width, opens all details, and writes the result into
-// its title. The script belongs to the test, because the page has no script.
+// its own title. The script belongs to the test, because the page contains no script.
 const frame = `<!DOCTYPE html><link rel="icon" href="data:,"><style>iframe{border:0;width:%dpx;height:4000px}</style><iframe src="/page"></iframe>
 <script>onload = () => {
 	const d = frames[0].document, w = frames[0], all = (of, what) => [...of.querySelectorAll(what)];
@@ -232,9 +232,9 @@ func show(t *testing.T, chromium string, page []byte, width int, dark bool) (got
 	return got
 }
 
-// TestBrowser checks the page in Chromium. The page must not load a resource or run a script, and
-// must fit the window's width. It must follow the reader's colour scheme with the contrast of WCAG
-// 2 AA. The headings, links, filters and cells must be correct.
+// TestBrowser checks the page in Chromium. The page must not load resources or run scripts, and
+// must fit the window's width. The page must also use the reader's colour scheme, with the contrast
+// that WCAG 2 AA requires. The headings, links, filters and cells must be correct.
 func TestBrowser(t *testing.T) {
 	require.Full(t)
 	chromium := require.Program(t, "chromium")

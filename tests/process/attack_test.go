@@ -21,7 +21,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// attacks returns how often each command runs while it is attacked.
+// attacks returns how many times each command runs during an attack.
 func attacks() int {
 	if testing.Short() {
 		return 5
@@ -59,7 +59,7 @@ func finding(t *testing.T, dir string) {
 }
 
 // TestAttackImport checks that an import by root changes no file outside the state directory, even
-// if the directory's owner interferes. New files must belong to the directory's owner.
+// if the directory's owner interferes. New files must belong to that owner.
 func TestAttackImport(t *testing.T) {
 	stream, err := os.ReadFile("../streams/7.9/bad-helo.in")
 	if err != nil {
@@ -90,8 +90,8 @@ func TestAttackImport(t *testing.T) {
 	}
 }
 
-// TestAttackExport checks that root neither replaces nor removes a file outside another user's
-// directory.
+// TestAttackExport checks an export by root into another user's directory. Root must neither
+// replace nor remove a file outside the directory.
 func TestAttackExport(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "state")
 	filterproc.Start(t, "-s", state).End(0)
@@ -123,7 +123,7 @@ func TestAttackExport(t *testing.T) {
 	}
 	t.Run("anonymize", func(t *testing.T) {
 		s := attacker.New(t, "other")
-		// The second directory represents a directory that the user has created in /tmp.
+		// The second directory stands for one that the user has created in /tmp.
 		for _, out := range []string{filepath.Join(s.Dir, "copy"), s.Dir} {
 			status, _, stderr := scanwatch(t, "", "-s", state, "anonymize", out)
 			if status == 0 || !strings.Contains(stderr, "that only root can replace") {
@@ -136,8 +136,8 @@ func TestAttackExport(t *testing.T) {
 	})
 }
 
-// TestAttackSocket checks that a command run by root does not connect to another of root's sockets.
-// The state directory's owner may not use that socket.
+// TestAttackSocket checks that a command run by root does not connect to other sockets of root,
+// which the state directory's owner may not use.
 func TestAttackSocket(t *testing.T) {
 	s := attacker.New(t)
 	name := filepath.Join(s.Victim, "socket")

@@ -2,8 +2,8 @@
 
 package process
 
-// This file contains cases that need the programs. The cases test exports, friends files, unban, a
-// restart without the state, and check.
+// This file contains cases that need the real programs: exports, files of friends, unban, a restart
+// without the state, and check.
 
 import (
 	"net/netip"
@@ -34,7 +34,7 @@ type play struct {
 	statements []string
 }
 
-// delayed matches rules that delay, which would take real time.
+// delayed matches rules that delay a client, because a delay would take real time.
 var delayed = regexp.MustCompile(`(?m)^rule .* delay \d+s.*\n`)
 
 // begin writes a preset with changes and starts the filter.
@@ -98,7 +98,7 @@ func (s *play) scanwatch(args ...string) string {
 	return string(out)
 }
 
-// complaint returns the errors and warnings that check prints.
+// complaint returns the errors and warnings that scanwatch check prints.
 func (s *play) complaint() string {
 	out, err := exec.Command(servers.Bin("scanwatch"), "check", s.conf).CombinedOutput()
 	if err != nil || strings.Contains(strings.ToLower(string(out)), "warn") {
@@ -127,8 +127,8 @@ func former(n int) (local []string) {
 	return local
 }
 
-// odd plays an old program that sends mail to former users. Unknown clients that send mail to
-// former users are rejected.
+// odd plays an old program that sends mail to former users. From an unknown client, such mail is
+// rejected.
 func (s *play) odd(addr string) *simulate.Client {
 	return s.Deliver(host(addr, "", "User"), "scanner@printer.example", append(former(6), "alice")...)
 }
@@ -210,8 +210,8 @@ func TestFriendsFile(t *testing.T) {
 	}
 }
 
-// TestUnban checks that unban also clears the counters. A phone with an old password must
-// not ban its office again immediately.
+// TestUnban checks that scanwatch unban also clears the counters. Otherwise, a phone with an old
+// password would immediately cause another ban of its office.
 func TestUnban(t *testing.T) {
 	for _, preset := range []string{"standard", "tight"} {
 		s := begin(t, preset, nil, time.Now().Add(-33*time.Minute))
@@ -222,7 +222,7 @@ func TestUnban(t *testing.T) {
 			s.Login(office, "alice", 1, false)
 			s.Wait(time.Minute)
 		}
-		s.Connect(host("192.0.2.200", "", "-")).Leave() // the answer follows all earlier events
+		s.Connect(host("192.0.2.200", "", "-")).Leave() // the answer proves that the filter has read all earlier events
 		s.scanwatch("unban", "198.51.100.33")
 		s.Wait(time.Minute)
 		look := s.Login(office, "", 0, false)
@@ -235,8 +235,8 @@ func TestUnban(t *testing.T) {
 	}
 }
 
-// TestUnreadState checks that a known sender is not rejected permanently as unknown
-// before the state has been read.
+// TestUnreadState checks that a known sender is not rejected permanently as unknown while the
+// filter has not read its state.
 func TestUnreadState(t *testing.T) {
 	rule := `rule strangers phase rcpt-to match src 198.51.100.0/24 !seen-good reject "550 5.7.1 Strangers of this network are rejected"` + "\n"
 	partner := host("198.51.100.125", "mail.partner.example", "mail.partner.example")

@@ -18,7 +18,7 @@ rule bot phase { helo, mail-from } match evidence botnet-helo disconnect "554 5.
 `
 
 // TestClock checks that a wrong clock neither ends bans nor makes them permanent. Standing must
-// remain. The clock is ten years ahead or in 1970, briefly or during a restart.
+// remain. The clock is ten years ahead or in 1970, for a short time or during a restart.
 func TestClock(t *testing.T) {
 	day := 24 * time.Hour
 	for _, wrong := range []time.Time{time.Now().Add(3650 * day), time.Unix(100, 0)} {
@@ -32,7 +32,7 @@ func TestClock(t *testing.T) {
 						s.stop()
 						s.now = now
 						s.start()
-						s.scanwatch("flush") // the state is read
+						s.scanwatch("flush") // waits until the state has been read
 					} else {
 						s.set(now)
 					}
@@ -77,10 +77,10 @@ func (s *play) barred(hosts ...simulate.Host) {
 	}
 }
 
-// state asserts that there are n week-long bans, in the state and in an export. The host with mail
+// state asserts that there are n bans of a week, in the state and in an export. The host with mail
 // must be trusted.
 func (s *play) state(when string, n int) {
-	s.Connect(host("192.0.2.200", "", "-")).Leave() // the answer follows all earlier events
+	s.Connect(host("192.0.2.200", "", "-")).Leave() // the answer proves that the filter has read all earlier events
 	s.Check(strings.Contains(s.scanwatch("status"), "1 host known, 1 trusted") || strings.Contains(s.scanwatch("status"), "0 hosts known, 1 trusted"), "%s: status %s", when, s.scanwatch("status"))
 	for _, args := range [][]string{{"bans", "--json"}, {"export", "json"}} {
 		out := s.scanwatch(args...)

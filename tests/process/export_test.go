@@ -14,8 +14,8 @@ import (
 )
 
 // TestExportExempts checks that an export either exempts the same hosts as the running filter, or
-// fails. The test exports without the filter's configuration, with a different configuration, and after
-// a file of exempt hosts has become empty.
+// fails. The test exports without the filter's configuration, with a different configuration, and
+// after a file of exempt hosts has become empty.
 func TestExportExempts(t *testing.T) {
 	dir := t.TempDir()
 	state, conf, friends, list := filepath.Join(dir, "state"), filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "friends"), filepath.Join(dir, "list")
@@ -70,7 +70,7 @@ func TestExportExempts(t *testing.T) {
 	}
 	p.End(0)
 
-	// After a restart, the filter does not know the file's previous content.
+	// After a restart, the filter does not know the previous content of the file.
 	const empty = "the file of the table <partners> is empty; if this is intended, write a comment in it"
 	write(friends, "")
 	p = filterproc.Start(t, "-f", conf, "-s", state)
@@ -134,7 +134,7 @@ func TestExportLostState(t *testing.T) {
 					export("state.db is missing or empty")
 				}
 			}
-			for range 2 { // the mark remains
+			for range 2 { // the mark of the loss must remain
 				filterproc.Start(t, "-f", conf, "-s", state).End(0)
 			}
 			if lose == nil {

@@ -19,8 +19,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestForward checks that the companion forward receives a real filter's events as its own user,
-// appears in the status, and counts a restart of the filter as a gap.
+// TestForward checks that the forward companion receives the events of a real filter, running as
+// its own user. The companion must appear in the status, and count a restart of the filter as a
+// gap.
 func TestForward(t *testing.T) {
 	if os.Geteuid() != 0 {
 		require.Missing(t, "the test needs root, to run a service as another user")
@@ -75,7 +76,7 @@ func TestForward(t *testing.T) {
 				Gaps   int
 			}
 			if !strings.HasSuffix(line, "\n") {
-				break // not yet complete
+				break // a batch that is still being written
 			}
 			if err := json.Unmarshal([]byte(line), &batch); err != nil {
 				t.Fatal(err)
@@ -98,7 +99,7 @@ func TestForward(t *testing.T) {
 	}
 	filterproc.Eventually(t, "the service in the status", running)
 	filterproc.Eventually(t, "a batch with the ban", func() bool {
-		command("ban", "--for", "1h", "203.0.113.9") // ban again, because the service may not have been watching yet
+		command("ban", "--for", "1h", "203.0.113.9") // ban again, because the service may have started to watch after the first ban
 		events, _ := batches()
 		return slices.Contains(events, "ban 203.0.113.9/32")
 	})

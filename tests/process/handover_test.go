@@ -35,8 +35,8 @@ func holds(p *filterproc.Program, dir string) bool {
 	return false
 }
 
-// TestHandover checks that 20 restarts of smtpd lose no session. Each new filter starts
-// while the old filter is still writing.
+// TestHandover checks that no session is lost in 20 restarts of smtpd. Each new filter starts while
+// the previous filter is still writing.
 func TestHandover(t *testing.T) {
 	dir := t.TempDir()
 	var v filterproc.Visits

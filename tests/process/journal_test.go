@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// journalScript runs the filter in a mount namespace with a separate journald, and prints the
-// journal as JSON.
+// journalScript runs the filter in a mount namespace with its own journald, and prints the journal
+// as JSON.
 const journalScript = `mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journal
 /lib/systemd/systemd-journald 2>/dev/null & journald=$!
@@ -34,8 +34,8 @@ journalctl --sync
 journalctl -t filter-scanwatch -o json --no-pager
 `
 
-// TestJournal checks that journald stores the lines of log syslog with their priorities, and that
-// journalctl selects them as the manual describes.
+// TestJournal checks that journald stores the lines of log syslog with their priorities. journalctl
+// must select them as the manual describes.
 func TestJournal(t *testing.T) {
 	if os.Geteuid() != 0 {
 		require.Missing(t, "a mount namespace needs root")

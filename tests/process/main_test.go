@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package process runs the filter without a server. The tests write smtpd's lines to a socket and
-// read the answers.
+// Package process runs the filter without a mail server. The tests act as smtpd: they write lines
+// to a socket and read the answers.
 package process
 
 import (

@@ -16,9 +16,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestMode checks that observe mode immediately stops all enforcement, including bans and the
-// rejection of a client that was already rejected. The mode survives a restart and a reload, and
-// ends by command or at the given time. If the mode file is invalid, the mode ends only by command.
+// TestMode checks that observe mode immediately stops all enforcement: bans, and also rules that
+// have already rejected the client. The mode must survive a restart and a reload. The mode ends by
+// command or at the given time. If the mode file is invalid, the mode ends only by command.
 func TestMode(t *testing.T) {
 	const host, banned = "203.0.113.7", "198.51.100.9"
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")
@@ -55,7 +55,7 @@ func TestMode(t *testing.T) {
 		}
 		p = filterproc.Start(t, "-f", conf)
 		filterproc.Eventually(t, "the control socket", cli.Listens(dir))
-		scanwatch("", "flush") // the state has been read
+		scanwatch("", "flush") // waits until the state has been read
 	}
 	restart()
 	scanwatch("is banned", "ban", banned)

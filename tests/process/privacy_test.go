@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// people lists the names in privateSession. The flags state whether the state directory
-// and the log contain the name at each privacy level.
+// people lists the names in privateSession. full and hashed state whether the state directory and
+// the log contain the name at that privacy level.
 var people = []struct {
 	name         string
 	full, hashed bool
@@ -28,12 +28,12 @@ var people = []struct {
 	{"exists-here", true, false},                     // recipient
 	{"nobody-by-that-name", true, false},             // unknown recipient
 	{"victim-of-a-probe", true, false},               // recipient in another domain
-	{"elsewhere.example", true, true},                // its domain
+	{"elsewhere.example", true, true},                // domain of that recipient
 	{"postmaster@example.org", true, true},           // role account
-	{"out-of-order", true, false},                    // in a command that smtpd rejected
+	{"out-of-order", true, false},                    // argument of a command that smtpd rejected
 	{"plainuser", true, true},                        // user of a failed login
-	{"S3cret-passw0rd!", false, false},               // as user name
-	{"0123456789abcdef0123456789abcdef", true, true}, // HELO
+	{"S3cret-passw0rd!", false, false},               // password that was entered as the user name
+	{"0123456789abcdef0123456789abcdef", true, true}, // name in HELO
 }
 
 const privateSession = `report|0.7|1795219327.000001|smtp-in|link-connect|00000000000000a1|<unknown>|fail|192.0.2.1:4000|192.0.2.25:25
@@ -62,8 +62,8 @@ report|0.7|1795219328.000002|smtp-in|tx-rcpt|00000000000000a1|31f211ba|%[2]s|%[1
 `, address, result, reply)
 }
 
-// TestPrivacy checks that records, log and events contain no more than the setting allows. With the
-// key, `why` must find hashed mailboxes.
+// TestPrivacy checks that records, log and events contain no more data than the setting allows.
+// With the key, `why` must find hashed mailboxes.
 func TestPrivacy(t *testing.T) {
 	for _, c := range []struct {
 		how string
@@ -157,8 +157,8 @@ func TestNoKey(t *testing.T) {
 	}
 }
 
-// writeRules writes a configuration with one rule that is unknown for a hash. All other rules can
-// be evaluated.
+// writeRules writes a configuration with one rule that cannot be evaluated for hashed names. All
+// other rules can be evaluated.
 func writeRules(t *testing.T, dir string) string {
 	name := filepath.Join(dir, "rules.conf")
 	err := os.WriteFile(name, []byte(`table <local-domains> { example.org }

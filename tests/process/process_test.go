@@ -16,8 +16,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestSignals checks that SIGTERM records all sessions and ends the filter as the end
-// of its input does. SIGHUP must not end the filter.
+// TestSignals checks SIGTERM and SIGHUP. After SIGTERM, the filter must record all sessions and
+// end, as it does at the end of its input. SIGHUP must not end the filter.
 func TestSignals(t *testing.T) {
 	dir := t.TempDir()
 	p := filterproc.Start(t, "-s", dir)
@@ -65,8 +65,8 @@ func TestStateDirectoryTrouble(t *testing.T) {
 	}
 }
 
-// TestSecondFilter checks that a second filter in the same state directory does no harm, and that
-// the conflict is logged.
+// TestSecondFilter checks that a second filter in the same state directory causes no damage, and
+// that the conflict is logged.
 func TestSecondFilter(t *testing.T) {
 	dir := t.TempDir()
 	first := filterproc.Start(t, "-s", dir)
@@ -85,8 +85,8 @@ func TestSecondFilter(t *testing.T) {
 	}
 }
 
-// TestReload checks that SIGHUP and scanwatch reload replace the policy of a
-// running filter. An invalid policy changes nothing and is logged.
+// TestReload checks that SIGHUP and scanwatch reload replace the policy of a running filter. An
+// invalid policy must change nothing, and must be logged.
 func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")
@@ -106,7 +106,7 @@ func TestReload(t *testing.T) {
 	if got := p.Ask(1, "ylmf-pc"); !strings.HasPrefix(got, first) {
 		t.Errorf("answer %q", got)
 	}
-	cli.Run(t, dir, "flush") // the socket exists
+	cli.Run(t, dir, "flush") // waits until the socket exists
 	write("mode enforce\nrule bad phase helo macth helo \"x\" disconnect\n")
 	if err := reload(); err == nil {
 		t.Error("a broken configuration was taken")
@@ -125,7 +125,8 @@ func TestReload(t *testing.T) {
 	if err := p.Cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	// Ask until the new policy answers. The time limit of go test ends the loop on failure.
+	// Ask until the filter answers with the new policy. On failure, the time limit of go test ends
+	// the loop.
 	for i := 4; !strings.HasPrefix(p.Ask(i, "ylmf-pc"), `disconnect|554 5.7.1 third [`); i++ {
 	}
 	if log := p.End(0); !strings.Contains(log, "scanwatch.conf:2:21: `macth`") || !strings.Contains(log, "scanwatch check") {
@@ -133,8 +134,8 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// TestRemovedWord checks an earlier version's configuration that uses a removed word. The filter
-// must observe, and the log must name the replacement.
+// TestRemovedWord checks the configuration of an earlier version that contains a removed word. The
+// filter must only observe, and the log must name the replacement.
 func TestRemovedWord(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

@@ -15,8 +15,8 @@ import (
 )
 
 // TestReloadTables checks that every valid change to a table takes effect. If the table's file is
-// empty, missing or a web page, the table remains unchanged. The rest of the policy is enforced,
-// even after a restart without the file.
+// empty, missing or a web page, the table must remain unchanged. All other parts of the policy must
+// be enforced, even after a restart without the file.
 func TestReloadTables(t *testing.T) {
 	const good, listed, inline = "198.51.100.25", "203.0.113.7", "192.0.2.9"
 	dir, etc := t.TempDir(), t.TempDir()

@@ -13,9 +13,9 @@ import (
 	"scanwatch/tests/internal/filterproc"
 )
 
-// TestSums checks that readers receive the current hour's aggregates. The reference in each
-// rejection during a flood must lead to a record or an aggregate. SIGKILL may lose only sessions
-// that ended after the last flush.
+// TestSums checks that readers receive the aggregates of the current hour. During a flood, the
+// reference in each rejection must lead to a record or an aggregate. After SIGKILL, only sessions
+// that ended after the last flush may be missing.
 func TestSums(t *testing.T) {
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")
 	if err := os.WriteFile(conf, []byte("mode enforce\nrule flood phase connect match src 203.0.113.7 disconnect \"550 5.7.1 No\"\n"), 0o644); err != nil {

@@ -2,8 +2,8 @@
 
 package process
 
-// This file checks configurations that look correct but are faulty. The package that writes test
-// databases does not compile if int has 32 bits.
+// This file checks configurations that look correct but are faulty. The package that writes the
+// test databases does not compile if int has 32 bits.
 
 import (
 	"bytes"
@@ -22,15 +22,15 @@ import (
 	servers "scanwatch/tests/internal/smtpd"
 )
 
-// A trap is a faulty configuration, with a similar correct one.
+// A trap is a faulty configuration, together with a similar correct one.
 type trap struct {
 	name, bad, good string
 	files           map[string]string
-	// works, if not nil, reports whether a filter obeys the faulty configuration. If the filter
-	// obeys, check need not report a problem.
+	// works reports whether a filter does what the faulty configuration says. If so, scanwatch
+	// check need not report a problem. works may be nil.
 	works func(s *cases.Server) bool
-	// in and out are clients. If a filter with the faulty configuration rejects all of in
-	// and accepts all of out, check need not report a problem.
+	// in and out list clients. If a filter with the faulty configuration rejects all of in and
+	// accepts all of out, scanwatch check need not report a problem.
 	in, out []string
 }
 
@@ -110,7 +110,7 @@ func database(kind string, row mmdbtype.Map) string {
 	return b.String()
 }
 
-// checked returns check's errors and warnings about a configuration.
+// checked returns the errors and warnings of scanwatch check about a configuration.
 func checked(t *testing.T, lines string, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -130,7 +130,7 @@ func checked(t *testing.T, lines string, files map[string]string) string {
 	return ""
 }
 
-// obeyed reports whether a filter obeys the faulty configuration.
+// obeyed reports whether a filter does what the faulty configuration says.
 func (tt *trap) obeyed(t *testing.T) bool {
 	t.Helper()
 	if tt.works != nil {
@@ -164,8 +164,8 @@ func (tt *trap) obeyed(t *testing.T) bool {
 	return true
 }
 
-// TestTraps checks that check reports configurations that cannot work. Similar correct
-// configurations must not be reported.
+// TestTraps checks that scanwatch check reports configurations that cannot work, and does not
+// report similar correct configurations.
 func TestTraps(t *testing.T) {
 	for i := range traps {
 		tt := &traps[i]

@@ -19,8 +19,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestUpdate checks that the program, running as the timer's user, downloads a list in
-// its sandbox.
+// TestUpdate checks that the program downloads a list in its sandbox when it runs as the timer's
+// user.
 func TestUpdate(t *testing.T) {
 	const user = 65534
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

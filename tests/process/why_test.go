@@ -14,8 +14,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestWhyShowsTheRuleThatDecided checks that why shows the rule's text at the time of the decision,
-// even after the configuration has changed.
+// TestWhyShowsTheRuleThatDecided checks that scanwatch why shows the text that the rule had when it
+// decided, even if the configuration has changed since.
 func TestWhyShowsTheRuleThatDecided(t *testing.T) {
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")
 	write := func(text string) {
@@ -27,7 +27,7 @@ func TestWhyShowsTheRuleThatDecided(t *testing.T) {
 	const first, second = `rule bot phase helo match evidence botnet-helo reject "550 5.7.1 First"`, `rule bot phase helo match helo "ylmf-pc" reject "550 5.7.1 Second"`
 	write(first)
 	p := filterproc.Start(t, "-f", conf, "-s", dir)
-	// Ask until the filter answers. The time limit of go test ends the loop on failure.
+	// Ask until the filter answers. On failure, the time limit of go test ends the loop.
 	for exec.Command(smtpd.Bin("scanwatch"), "-s", dir, "status").Run() != nil {
 	}
 	for i, text := range []string{first, second} {

@@ -20,8 +20,8 @@ var (
 	quoted     = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 )
 
-// parse returns the calls in a trace. Calls without a result, such as exit, and calls that
-// the end of the process interrupted have an empty result.
+// parse returns the calls in a trace. The result of a call is empty if there is none, as for exit,
+// or if the end of the process interrupted the call.
 func parse(trace string) []call {
 	var calls []call
 	open := make(map[string]int) // indexes by thread
@@ -47,7 +47,7 @@ func (c call) strings() []string {
 	var all []string
 	for _, m := range quoted.FindAllStringSubmatch(c.args, -1) {
 		s, err := strconv.Unquote(m[0])
-		if err != nil { // strace writes octal escapes of one digit
+		if err != nil { // strace writes octal escapes with one digit
 			s = m[1]
 		}
 		all = append(all, s)
@@ -55,7 +55,7 @@ func (c call) strings() []string {
 	return all
 }
 
-// arg returns an argument before the first text or structure.
+// arg returns argument number i. This argument must precede the first text or structure.
 func (c call) arg(i int) string {
 	args := strings.Split(c.args, ", ")
 	if i >= len(args) {
@@ -64,12 +64,12 @@ func (c call) arg(i int) string {
 	return strings.TrimSpace(args[i])
 }
 
-// absent means that the programs do not make the call on OpenBSD.
+// absent means that the programs do not make this call on OpenBSD.
 const absent = "absent"
 
-// simple maps each Linux call to the promise that the corresponding OpenBSD call needs,
-// as in pledge(2) and kern_pledge.c. If any one of several promises suffices, the entry
-// lists them all. Calls that tests/internal/smtpd does not trace need only stdio.
+// simple maps each Linux call to the promise that the corresponding OpenBSD call needs, according
+// to pledge(2) and kern_pledge.c. If one of several promises is enough, the entry lists them all.
+// Calls that tests/internal/smtpd does not trace need only stdio.
 var simple = map[string]string{
 	"clone":             "stdio", // a thread: __tfork
 	"close":             "stdio",
@@ -92,13 +92,13 @@ var simple = map[string]string{
 	"getsockopt":        "stdio",
 	"getuid":            "stdio",
 	"lseek":             "stdio",
-	"mincore":           "stdio", // of the runtime; mmap
+	"mincore":           "stdio", // made by the Go runtime; mmap on OpenBSD
 	"mprotect":          "stdio",
 	"pipe2":             "stdio",
 	"prlimit64":         "stdio", // getrlimit; setrlimit only at the start
 	"recvfrom":          "stdio",
 	"recvmsg":           "stdio",
-	"restart_syscall":   "stdio", // an interrupted call
+	"restart_syscall":   "stdio", // continues an interrupted call
 	"rt_sigaction":      "stdio",
 	"rt_sigtimedwait":   "stdio",
 	"sendmsg":           "stdio",
@@ -123,7 +123,7 @@ var simple = map[string]string{
 	"unlinkat":          "cpath",
 	"fchmod":            "fattr",
 	"fchmodat":          "fattr",
-	"fchown":            "fattr", // to the own user and groups; others need chown
+	"fchown":            "fattr", // to the process's own user and groups; others need chown
 	"fchownat":          "fattr",
 	"utimensat":         "fattr",
 	"flock":             "flock",
@@ -133,11 +133,11 @@ var simple = map[string]string{
 	"getpeername":       "unix inet",
 	"getsockname":       "unix inet",
 	"listen":            "unix inet",
-	"sched_getaffinity": absent, // of the runtime; sysctl on OpenBSD
-	"seccomp":           absent, // another thread in the sandbox's start
+	"sched_getaffinity": absent, // made by the Go runtime; sysctl on OpenBSD
+	"seccomp":           absent, // made by another thread while the sandbox starts
 	"prctl":             absent,
 	"setpriority":       absent, // store/priority_linux.go
-	"timer_create":      absent, // of the runtime's profiler
+	"timer_create":      absent, // made by the Go runtime's profiler
 	"timer_settime":     absent,
 	"timer_delete":      absent,
 }
@@ -160,8 +160,8 @@ var sockopts = map[string]string{
 	"SOL_TCP TCP_KEEPIDLE": absent, "SOL_TCP TCP_KEEPINTVL": absent, "SOL_TCP TCP_KEEPCNT": absent,
 }
 
-// promises returns the promises that a call needs. Each element lists promises, any one
-// of which suffices. ok is false for an unknown call.
+// promises returns the promises that a call needs. Each element is a list of promises, and one of
+// them is enough. ok is false for an unknown call.
 func (c call) promises() (needs []string, ok bool) {
 	need := ""
 	switch c.name {
@@ -199,7 +199,7 @@ func (c call) promises() (needs []string, ok bool) {
 	return []string{need}, need != ""
 }
 
-// access maps calls with file names to the permissions for unveil(2), for each name.
+// access maps calls with file names to the unveil(2) permission that each of these names needs.
 var access = map[string]string{
 	"faccessat": "r", "faccessat2": "r", "newfstatat": "r", "readlinkat": "r", "statfs": "r",
 	"linkat": "rc", "mkdirat": "c", "renameat": "cc", "renameat2": "cc", "unlinkat": "c", "symlinkat": "-c",

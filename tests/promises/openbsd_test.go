@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// imports maps each libc function that the programs import on OpenBSD to the promise
-// that the function's system calls need. The programs make no other system calls,
-// because OpenBSD accepts system calls only from libc.
+// imports maps each libc function that the programs import on OpenBSD to the promise that the
+// function's system calls need. There are no other system calls, because OpenBSD accepts system
+// calls only from libc.
 var imports = map[string]string{
 	"__errno": "stdio", "__thrsleep": "stdio", "__thrwakeup": "stdio", "arc4random_buf": "stdio", "clock_gettime": "stdio",
 	"close": "stdio", "dup": "stdio", "dup2": "stdio", "dup3": "stdio", "exit": "stdio", "fchdir": "stdio", "fcntl": "stdio",
@@ -38,8 +38,8 @@ var imports = map[string]string{
 	"socket": "unix",
 }
 
-// outside lists functions that no process calls in its sandbox, by program, with the
-// reason. TestPromises checks the calls.
+// outside lists, by program, the functions that no process calls inside its sandbox, with the
+// reasons. TestPromises checks the calls.
 var outside = map[string]map[string]string{
 	"filter-scanwatch": {
 		"execve": "the runtime's package syscall", "setrlimit": "the start of the runtime", "unveil": "before pledge",

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package promises checks that the sandbox on OpenBSD allows all operations of the filter
-// and the companions. Other packages' tests run under strace(1), and each system call in
-// the sandbox is compared with pledge(2) and unveil(2).
+// Package promises checks that the sandbox on OpenBSD allows all operations of the filter and the
+// companions. The tests of other packages run under strace(1). Each system call inside the sandbox
+// is compared with pledge(2) and unveil(2).
 package promises
 
 import (
@@ -56,12 +56,12 @@ func promised(t *testing.T) map[string][]string {
 	return all
 }
 
-// A process is the part of a trace after the start of the sandbox.
+// A process is the part of a trace that follows the start of the sandbox.
 type process struct {
 	role   string
 	files  map[string]string // permissions of unveil(2) by path
 	calls  []call
-	closed map[string]bool // files that Linux denied
+	closed map[string]bool // files to which Linux denied access
 }
 
 var listens = regexp.MustCompile(`sun_path="([^"@]+)"`)
@@ -99,8 +99,8 @@ func confined(trace string) *process {
 	return nil
 }
 
-// resolve returns the path of a file argument: name is relative to a directory that strace
-// shows in angle brackets.
+// resolve returns the path of a file argument. A relative name is resolved against a directory,
+// which strace shows in angle brackets.
 func resolve(at, name string) string {
 	if filepath.IsAbs(name) {
 		return filepath.Clean(name)
@@ -109,8 +109,8 @@ func resolve(at, name string) string {
 	return filepath.Join(strings.TrimSuffix(dir, ">"), name)
 }
 
-// allows reports whether unveil(2) allows an operation, which the most specific path
-// decides. Directories on the way to a path may be inspected.
+// allows reports whether unveil(2) allows an operation. The most specific path that contains the
+// file decides. If inspect is set, directories above a path may also be inspected.
 func (p *process) allows(file string, need rune, inspect bool) bool {
 	for dir := file; ; dir = filepath.Dir(dir) {
 		if permissions, ok := p.files[dir]; ok {
@@ -131,8 +131,8 @@ func (p *process) allows(file string, need rune, inspect bool) bool {
 	return false
 }
 
-// denied returns the file operations of a call that unveil(2) would deny, except for files
-// that Linux also denied.
+// denied returns the file operations of a call that unveil(2) would deny. It omits operations on
+// files to which Linux also denied access.
 func (p *process) denied(c call) []string {
 	var problems []string
 	check := func(file, needs string) {
@@ -178,12 +178,12 @@ var suites = []struct{ dir, run string }{
 	{"milter", "TestManyConnections|TestSocket"},
 }
 
-// TestPromises checks that the promises and paths of OpenBSD's sandbox suffice.
+// TestPromises checks that the promises and paths of OpenBSD's sandbox are sufficient.
 func TestPromises(t *testing.T) {
 	require.Full(t)
 	require.Program(t, "strace")
 	traces, err := os.MkdirTemp("", "traces-")
-	if err == nil { // services have users of their own
+	if err == nil { // services run as their own users
 		err = os.Chmod(traces, 0o777|os.ModeSticky)
 	}
 	if err != nil {

@@ -1,7 +1,6 @@
 //go:build linux
 
-// Package sandbox runs the filter in its sandbox with all file accesses that
-// the filter needs.
+// Package sandbox runs the filter in its sandbox, and makes it access all files that it needs.
 package sandbox
 
 import (

@@ -17,8 +17,9 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestSandbox checks all file accesses by a running filter in its sandbox. The filter creates its
-// state directory, and reads files that are replaced. A file outside the sandbox is logged.
+// TestSandbox checks all file accesses of a running filter in its sandbox. The filter must create
+// its state directory, and read files that have been replaced. The filter must log a file outside
+// the sandbox.
 func TestSandbox(t *testing.T) {
 	dir := t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }
@@ -95,8 +96,7 @@ func TestSandbox(t *testing.T) {
 	}
 }
 
-// TestNoSandbox checks that a filter with the flag -S reads files that a sandbox would
-// exclude.
+// TestNoSandbox checks that a filter with the flag -S can read files that are outside the sandbox.
 func TestNoSandbox(t *testing.T) {
 	dir, late := t.TempDir(), t.TempDir()
 	conf, state := filepath.Join(dir, "scanwatch.conf"), filepath.Join(dir, "state")
@@ -123,8 +123,8 @@ func TestNoSandbox(t *testing.T) {
 	}
 }
 
-// TestStateDirectoryOfOthers checks a state directory that other users can change. The
-// filter logs the problem once and uses the directory, but follows no symbolic links.
+// TestStateDirectoryOfOthers checks a state directory that other users can change. The filter must
+// log the problem once and use the directory, but must not follow symbolic links.
 func TestStateDirectoryOfOthers(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	in := func(name string) string { return filepath.Join(dir, name) }

@@ -1,6 +1,6 @@
-// Package senders lists kinds of legitimate senders for tests. The senders have real names,
-// greetings and addresses of large providers, mailing services, rented servers, companies,
-// universities and home lines. Example names replace the names of small sites.
+// Package senders lists kinds of legitimate senders for tests. The names, greetings and addresses
+// are those of real senders: large providers, mailing services, rented servers, companies,
+// universities and home connections. The names of small sites are replaced with example names.
 package senders
 
 import (
@@ -20,7 +20,7 @@ type Sender struct {
 	RDNS   string     // reverse DNS name; empty for none
 	FCrDNS string     // pass, fail or error
 	Helo   string     // greeting
-	Note   string     // description; after "tight:" the reason why tight may reject the sender
+	Note   string     // description; after "tight:" the reason why the tight preset may reject the sender
 	Addr   netip.Addr // a real address if it matters, otherwise an address in 198.18.0.0/15
 }
 
@@ -28,7 +28,7 @@ func (s *Sender) String() string {
 	return fmt.Sprintf("line %d: %s (%s, fcrdns %s) greets %s (%s)", s.Line, s.Addr, s.RDNS, s.FCrDNS, s.Helo, s.Note)
 }
 
-// All returns all senders. A sender without an address receives an address in a separate network.
+// All returns all senders. A sender without an address receives one in a network of its own.
 func All() (list []Sender) {
 	for i, line := range strings.Split(strings.TrimSuffix(table, "\n"), "\n") {
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, "rdns\t") {
@@ -50,7 +50,7 @@ func All() (list []Sender) {
 	return list
 }
 
-// Variants yields s and variants of it, which differ in letter case, have a trailing dot, or have
+// Variants yields s and variants of it. The variants differ in letter case, end with a dot, or have
 // names that DNS does not return or confirm.
 func (s Sender) Variants() iter.Seq[Sender] {
 	return func(yield func(Sender) bool) {

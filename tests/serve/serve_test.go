@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package serve tests the filter with the companion that answers DNS queries. The clients are dig,
-// a real Postfix and a real Sendmail. rbldnsd must give the same answers.
+// a real Postfix and a real Sendmail. rbldnsd must return the same answers.
 package serve
 
 import (
@@ -197,7 +197,7 @@ func TestServe(t *testing.T) {
 		return len(status.Companions) == 1 && status.Companions[0].Entries > 500
 	})
 
-	// After SIGHUP, the companion reads a changed file immediately.
+	// After SIGHUP, the companion immediately reads a file that has changed.
 	s.write("list", "198.51.100.0/24\n")
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
@@ -209,7 +209,8 @@ func TestServe(t *testing.T) {
 	s.scanwatch("ban", "--for", "1h", host)
 	waitFor(t, "127.0.0.2", name)
 
-	// The bans remain after the filter has stopped. A new filter provides its bans again.
+	// The bans remain in effect after the filter has stopped. A new filter must send its bans
+	// again.
 	f.End(0)
 	if got := dig(t, name, "+short"); got != "127.0.0.2" {
 		t.Errorf("after the end of the filter: %s", got)
@@ -232,8 +233,8 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// TestFoundHosts checks that the manual's export publishes the hosts that the filter has detected,
-// and that its format empties the zone if there are no hosts.
+// TestFoundHosts checks that the export in the manual publishes the hosts that the filter has
+// detected. If there are no hosts, its format must empty the zone.
 func TestFoundHosts(t *testing.T) {
 	require.Program(t, "dig")
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -395,8 +396,8 @@ func recipe(t *testing.T, server string) string {
 	return text
 }
 
-// mainCF is Postfix's configuration without the block list, with the test's directories. A Postfix
-// process caches answers from block lists until it exits.
+// mainCF is a Postfix configuration without the block list, with the test's directories. A Postfix
+// process caches the answers of block lists until it exits.
 const mainCF = `compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data
@@ -548,8 +549,8 @@ func (c smtpText) reply() string {
 	return strings.TrimSpace(string(line))
 }
 
-// TestPostfix checks that a real Postfix rejects a banned host and gives the reason. Once the ban
-// is revoked, Postfix must accept the host.
+// TestPostfix checks that a real Postfix rejects a banned host and shows the reason. After the ban
+// has been revoked, Postfix must accept the host.
 func TestPostfix(t *testing.T) {
 	require.Full(t)
 	s := start(t, zones)
@@ -577,7 +578,8 @@ func TestPostfix(t *testing.T) {
 	}
 }
 
-// TestSendmail checks that Sendmail, configured with the manual's line, rejects a banned host.
+// TestSendmail checks that Sendmail rejects a banned host if it is configured with the line in the
+// manual.
 func TestSendmail(t *testing.T) {
 	require.Full(t)
 	require.Program(t, "m4")

@@ -22,7 +22,7 @@ type clockProxy struct {
 	shift atomic.Int64 // seconds
 }
 
-// timeReply matches the reply to TIME, which is the only reply of this form.
+// timeReply matches the reply to TIME. No other reply has this form.
 var timeReply = regexp.MustCompile(`\*2\r\n\$10\r\n(\d{10})\r\n(\$\d\r\n\d+\r\n)`)
 
 func newClockProxy(t *testing.T, s *server) *clockProxy {
@@ -84,7 +84,7 @@ func (p *clockProxy) replies(to io.Writer, from io.Reader) {
 	}
 }
 
-// left returns how long a ban remains, as text.
+// left returns the remaining time of a ban as text.
 func (h *host) left(addr string) string {
 	h.t.Helper()
 	for line := range strings.Lines(h.scanwatch("bans")) {
@@ -95,8 +95,8 @@ func (h *host) left(addr string) string {
 	return ""
 }
 
-// TestServerClock corrects the server's clock, and sets it wrong again. No ban may become longer or
-// shorter.
+// TestServerClock corrects the server's clock, and then makes it wrong again. No ban may become
+// longer or shorter.
 func TestServerClock(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -149,7 +149,7 @@ func TestServerClock(t *testing.T) {
 	check("after the wrong times")
 }
 
-// TestFalseNames adds more names to the set of hosts than the maximum number of hosts.
+// TestFalseNames adds more names to the set of hosts than there may be hosts.
 func TestFalseNames(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -165,13 +165,13 @@ func TestFalseNames(t *testing.T) {
 	for i := range 150 {
 		s.cli("hset", fmt.Sprint("{scanwatch}:rows:aa", i), "x", "y")
 	}
-	_ = a.companion.Process.Kill() // mx1 is known only by its rows
+	_ = a.companion.Process.Kill() // from now on, only its rows show that mx1 exists
 	_ = a.companion.Wait()
 	s.cli("del", "{scanwatch}:alive:mx1")
 	_ = b.companion.Process.Kill()
 	_ = b.companion.Wait()
 	b.filter.End(0)
-	f.host("mx3", "") // adds another name
+	f.host("mx3", "") // this host adds its own name
 	b.startFilter()
 	b.startCompanion()
 	c := f.host("mx4", "")

@@ -72,7 +72,7 @@ func TestServerFails(t *testing.T) {
 
 	s.cli("flushall")
 	f.claimed(time.Unix(1, 0))
-	c := f.host("mx3", "") // the companion reads the rows that other hosts write again
+	c := f.host("mx3", "") // the companion reads the rows that other hosts have written again
 	for i := range 3 {
 		addr := fmt.Sprintf("198.51.100.%d", i+1)
 		filterproc.Eventually(t, "mx3 turns "+addr+" away", c.turnsAway(addr))
@@ -96,8 +96,8 @@ func (s *server) signal(sig syscall.Signal) {
 	}
 }
 
-// certificate creates a certificate for 127.0.0.1, and returns the files that contain the
-// certificate and its key.
+// certificate creates a certificate for 127.0.0.1. It returns the names of the files with the
+// certificate and the key.
 func certificate(t *testing.T, dir string) (cert, key string) {
 	t.Helper()
 	secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -127,7 +127,7 @@ func certificate(t *testing.T, dir string) (cert, key string) {
 	return write("cert.pem", "CERTIFICATE", der), write("key.pem", "PRIVATE KEY", private)
 }
 
-// TestConnections connects in every way that can be configured.
+// TestConnections connects in every way that the configuration allows.
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -196,8 +196,8 @@ func (s *server) sentinel() int {
 	return watcher.port
 }
 
-// TestSabotage corrupts a host's keys, and checks that a host with a different fleet key waits when the
-// server loses its keys.
+// TestSabotage corrupts a host's keys in the server. The test also checks that a host with a
+// different fleet key waits when the server has lost its keys.
 func TestSabotage(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -227,7 +227,7 @@ func TestSabotage(t *testing.T) {
 	filterproc.Eventually(t, "mx2 rejects the third client", b.turnsAway("198.51.100.3"))
 }
 
-// TestGap stops a companion until the server has dropped the messages that it needs.
+// TestGap stops a companion until the server has dropped messages that the companion has not read.
 func TestGap(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -252,13 +252,13 @@ func TestGap(t *testing.T) {
 	}
 }
 
-// reports returns a function that reports whether h's status contains text, which must not need
-// escapes in JSON.
+// reports returns a function that reports whether h's status contains text. In JSON, text must need
+// no escapes.
 func (h *host) reports(text string) func() bool {
 	return func() bool { return strings.Contains(h.scanwatch("status", "--json"), text) }
 }
 
-// TestLoss lets the server lose its rows unnoticed before a new row is written.
+// TestLoss makes the server lose its rows without being noticed, before a new row is written.
 func TestLoss(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -291,7 +291,7 @@ func TestFull(t *testing.T) {
 	filterproc.Eventually(t, "mx2 has no problem", func() bool { return !strings.Contains(b.scanwatch("status"), "PROBLEM") })
 }
 
-// TestRemedies checks that the status gives the remedy if a host cannot connect.
+// TestRemedies checks that the status contains the remedy if a host cannot connect.
 func TestRemedies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -30,8 +30,8 @@ func manualBlock(t *testing.T, after string) string {
 	return strings.ReplaceAll(block, `\e`, `\`) + "\n"
 }
 
-// TestManual runs a server with the configuration and users in scanwatch(8). Hosts share bans, and
-// no host can change another host's keys.
+// TestManual runs a server with the configuration and the users in scanwatch(8). Hosts must share
+// bans, and must not be able to change each other's keys.
 func TestManual(t *testing.T) {
 	t.Parallel()
 	require.Program(t, "openssl")

@@ -19,8 +19,8 @@ func (h *host) killCompanion() {
 	_ = h.companion.Wait()
 }
 
-// TestNewKeyOnlyInCompanion checks that the status names the problem while the filter still
-// uses the previous key.
+// TestNewKeyOnlyInCompanion checks that the status names the problem if only the companion uses the
+// new key, and the filter still uses the previous key.
 func TestNewKeyOnlyInCompanion(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "redis"))
@@ -42,8 +42,8 @@ func TestNewKeyOnlyInCompanion(t *testing.T) {
 	})
 }
 
-// TestWrongKeyWasFirst checks that hosts with the right key claim the server again after a
-// host with a wrong key has been removed.
+// TestWrongKeyWasFirst checks a server whose key was set by a host with a wrong key. After that
+// host has been removed, the hosts with the right key must be able to set the server's key.
 func TestWrongKeyWasFirst(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")

@@ -25,7 +25,7 @@ func TestPace(t *testing.T) {
 	var took []time.Duration
 	for i := range 100 {
 		addr := fmt.Sprintf("198.51.100.%d", i)
-		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond) // out of step with the transmissions
+		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond) // a random time between two transmissions
 		a.ban(addr)
 		start := time.Now()
 		for _, h := range []*host{b, c} {
@@ -53,7 +53,7 @@ func (h *host) bans() string {
 	return strings.Join(list, " ")
 }
 
-// TestKills kills a filter, a companion or the server in each round, while bans are imposed and
+// TestKills kills a filter, a companion or the server in each round, while bans are added and
 // revoked. At the end, all hosts must have the same bans.
 func TestKills(t *testing.T) {
 	s := newServer(t, "redis")
@@ -73,7 +73,7 @@ func TestKills(t *testing.T) {
 		victim := hosts[rand.IntN(3)]
 		switch rand.IntN(3) {
 		case 0:
-			victim.scanwatch("flush") // a kill loses the last second's bans
+			victim.scanwatch("flush") // otherwise, a kill would lose the bans of the last second
 			if err := victim.filter.Cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -101,8 +101,8 @@ func TestKills(t *testing.T) {
 }
 
 // TestKillsTogether kills a host's filter and companion in each round, while the host's latest bans
-// and unbans are being written and sent. At the end, all hosts must have the same bans, although
-// some of the latest may be lost.
+// and unbans are being written and sent. At the end, all hosts must have the same bans. Some of the
+// latest bans may be lost.
 func TestKillsTogether(t *testing.T) {
 	s := newServer(t, "redis")
 	f := newFleet(t, s)
@@ -111,7 +111,7 @@ func TestKillsTogether(t *testing.T) {
 		h := hosts[round%3]
 		h.ban(fmt.Sprintf("198.51.100.%d", round))
 		if round > 10 && round%3 == 0 {
-			_, _ = h.try("unban", fmt.Sprintf("198.51.100.%d", round-10)) // the ban may be lost
+			_, _ = h.try("unban", fmt.Sprintf("198.51.100.%d", round-10)) // fails if the ban was lost
 		}
 		for _, kill := range []func() error{h.filter.Cmd.Process.Kill, h.companion.Process.Kill} {
 			time.Sleep(time.Duration(rand.IntN(700)) * time.Millisecond) // at any time during the transmission

@@ -24,7 +24,7 @@ import (
 // companionUser is the companions' user ID. The user needs no name.
 const companionUser = 54321
 
-// A server is a Valkey or Redis server without a file on disk.
+// A server is a Valkey or Redis server that stores no data on disk.
 type server struct {
 	t    *testing.T
 	args []string // the command
@@ -150,7 +150,7 @@ func (f *fleet) newKey(name string) string {
 	return key
 }
 
-// claimed sets the fleet's key in the server, as if a host had done so at the given time. The
+// claimed sets the fleet's key in the server, as if a host had set it at the given time. The
 // members of a new fleet wait for each other after that time.
 func (f *fleet) claimed(at time.Time) {
 	f.t.Helper()
@@ -275,7 +275,7 @@ func TestBans(t *testing.T) {
 			for _, h := range []*host{a, b, c} {
 				filterproc.Eventually(t, h.name+" rejects the client", h.turnsAway("198.51.100.8"))
 			}
-			d := f.host("mx4", "") // a newcomer
+			d := f.host("mx4", "") // a new host
 			filterproc.Eventually(t, "the newcomer rejects the client", d.turnsAway("198.51.100.8"))
 			a.scanwatch("share", "drop", "mx2")
 			filterproc.Eventually(t, "mx1 lets the client in", a.lets("198.51.100.8"))

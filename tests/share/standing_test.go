@@ -15,7 +15,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// knows makes a client known to h, by importing a log of mail on earlier days.
+// knows makes a client known to h. It imports a log of mail on earlier days.
 func (h *host) knows(addr string) {
 	h.t.Helper()
 	log := filepath.Join(h.t.TempDir(), "maillog")
@@ -38,8 +38,8 @@ func (h *host) knows(addr string) {
 	h.scanwatch("import", "smtpd-log", log)
 }
 
-// bannedOn3 returns three hosts, of which mx3 has banned a client known to mx2 and an unknown
-// one. mx1 accepts the known one, and has written the bans to disk.
+// bannedOn3 starts three hosts. It returns mx1, and two clients that mx3 has banned: one that mx2
+// knows, and an unknown one. mx1 accepts the known client, and has written the bans to disk.
 func bannedOn3(t *testing.T, f *fleet, more string) (mx1 *host, known, unknown string) {
 	t.Helper()
 	known, unknown = "198.51.100.7", "198.51.100.8"
@@ -57,8 +57,8 @@ func bannedOn3(t *testing.T, f *fleet, more string) (mx1 *host, known, unknown s
 	return a, known, unknown
 }
 
-// rejectsOnly waits until h rejects one client, and checks that h accepts another client
-// throughout.
+// rejectsOnly waits until h rejects the unknown client. It checks that h accepts the known client
+// during the whole time.
 func (h *host) rejectsOnly(unknown, known string) {
 	h.t.Helper()
 	filterproc.Eventually(h.t, h.name+" rejects the unknown client", func() bool {
@@ -72,9 +72,9 @@ func (h *host) rejectsOnly(unknown, known string) {
 	}
 }
 
-// TestRestartedFilter checks that bans by other hosts are enforced after a restart of the filter,
-// but affect no client that is known on another host, even if the service, the server and that
-// host are away, or the server has lost its rows.
+// TestRestartedFilter checks bans by other hosts after a restart of the filter. The bans must be
+// enforced, but not against a client that is known on another host. This must be true even if the
+// companion, the server and that host are not running, or if the server has lost its rows.
 func TestRestartedFilter(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")
@@ -84,7 +84,7 @@ func TestRestartedFilter(t *testing.T) {
 	a.startFilter()
 	a.rejectsOnly(unknown, known)
 
-	s.stop() // the companion still has the rows
+	s.stop() // the companion still has all rows
 	a.filter.End(0)
 	a.startFilter()
 	a.rejectsOnly(unknown, known)
@@ -100,14 +100,14 @@ func TestRestartedFilter(t *testing.T) {
 	filterproc.Eventually(t, "the companion names the server", a.problem("companion share: server:"))
 	a.rejectsOnly(unknown, known)
 
-	s.start() // without rows; mx2 and mx3 send theirs at any time
+	s.start() // the server has no rows until mx2 and mx3 send theirs, at any time
 	a.rejectsOnly(unknown, known)
 	filterproc.Eventually(t, "mx1 hears mx3", a.problem("host      mx3: 2 rows"))
 	a.rejectsOnly(unknown, known)
 }
 
-// TestNewMember checks that a new member of a fleet enforces no ban before the other hosts have
-// had time to send their standing to a server that has just lost its rows.
+// TestNewMember checks a new member of a fleet whose server has just lost its rows. The new member
+// must not enforce bans until the other hosts have had time to send their standing.
 func TestNewMember(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "redis"))
@@ -128,8 +128,8 @@ func TestNewMember(t *testing.T) {
 	filterproc.Eventually(t, "mx1 rejects the client", a.turnsAway("198.51.100.8"))
 }
 
-// TestFilesAfterRestart checks that bans and standing from files remain in effect after a restart,
-// without another import and after the import of a friend's file.
+// TestFilesAfterRestart checks that bans and standing from files remain in effect after a restart.
+// The test does not import the files again. The test also imports a file from a friend.
 func TestFilesAfterRestart(t *testing.T) {
 	f := newFleet(t, nil)
 	a, b, c, friend := f.alone("mx1"), f.alone("mx2"), f.alone("mx3"), f.alone("pal")
@@ -155,8 +155,8 @@ func TestFilesAfterRestart(t *testing.T) {
 	check("after an import of a friend's file")
 }
 
-// TestFirewallOfForeignBans checks that a firewall and an export contain another host's ban
-// only if the filter has enforced it, and contain no exempt client.
+// TestFirewallOfForeignBans checks when a firewall and an export contain another host's ban: only
+// after the filter has enforced the ban, and never for an exempt client.
 func TestFirewallOfForeignBans(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "redis"))
@@ -214,10 +214,10 @@ func TestFirewallOfForeignBans(t *testing.T) {
 	}
 }
 
-// TestOwnBans checks that longer bans by another host, which do not apply to clients known on a
-// third host, do not switch off bans of this host: by a rule, by the operator, in exports, and after
-// a restart without the server. It also checks that a firewall does not contain another host's ban
-// once an exempt client has connected from the address.
+// TestOwnBans checks a host's own bans while another host has longer bans. The longer bans do not
+// apply to clients that are known on a third host, but the host's own bans must still apply: by a
+// rule, by the operator, in exports, and after a restart without the server. Once an exempt client
+// has connected from an address, a firewall must not contain another host's ban on that address.
 func TestOwnBans(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "redis"))

@@ -18,7 +18,7 @@ func standard(h *host) string {
 	return strings.Replace(h.scanwatch("policy", "--print", "standard"), "mode observe", "", 1)
 }
 
-// accepts plays a session and reports whether all requests were answered with proceed.
+// accepts plays a session, and reports whether all its requests were answered with proceed.
 func (h *host) accepts(g filterproc.Guest) bool {
 	h.t.Helper()
 	return !slices.ContainsFunc(h.play(g), func(answer string) bool { return answer != "proceed" })
@@ -36,9 +36,9 @@ func barrier(t *testing.T, n int, hosts []*host) {
 	}
 }
 
-// TestTogether plays the same clients against three hosts that share their state, in turn, and
-// against a single host. The only difference is that a client's first memory.Alone recipients on a
-// host count only there.
+// TestTogether plays the same clients twice: in turn against three hosts that share their state,
+// and against a single host. The results must be the same, except that a client's first
+// memory.Alone recipients on a host count only on that host.
 func TestTogether(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, newServer(t, "valkey"))

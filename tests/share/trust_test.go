@@ -14,7 +14,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// run runs scanwatch on a host and returns its output and whether it succeeded.
+// try runs scanwatch on a host, and returns its output and its error.
 func (h *host) try(args ...string) (string, error) {
 	out, err := exec.Command(smtpd.Bin("scanwatch"), append(args, "-f", h.etc, "-s", h.state)...).CombinedOutput()
 	return string(out), err
@@ -36,8 +36,8 @@ func (h *host) restart(config string) {
 	h.startFilter()
 }
 
-// TestIgnoreFiles checks that nothing in an ignored host's file is used, and that the host's
-// earlier bans end, even after a restart of the filter.
+// TestIgnoreFiles checks that a file of an ignored host is not used at all. Earlier bans by that
+// host must end, even after a restart of the filter.
 func TestIgnoreFiles(t *testing.T) {
 	f := newFleet(t, nil)
 	a, b, c := f.alone("mx1"), f.alone("mx2"), f.alone("mx3")
@@ -95,8 +95,9 @@ func TestDropFiles(t *testing.T) {
 	}
 }
 
-// TestFriend checks that an unban from a host with another key ends that host's bans, but not those
-// of this host and its fleet, even if the host uses the name of a host in the fleet.
+// TestFriend checks an unban from a host with a different key. The unban must end that host's bans,
+// but not the bans of this host and its fleet, even if the host uses the name of a host in the
+// fleet.
 func TestFriend(t *testing.T) {
 	f := newFleet(t, nil)
 	a, b := f.alone("mx1"), f.alone("mx2")
@@ -124,8 +125,8 @@ func TestFriend(t *testing.T) {
 	}
 }
 
-// TestReload checks that reload reports a changed fleet statement, and that status shows the
-// options in effect.
+// TestReload checks that scanwatch reload reports a changed fleet statement, and that scanwatch
+// status shows the options in effect.
 func TestReload(t *testing.T) {
 	f := newFleet(t, nil)
 	a := f.alone("mx1")
@@ -162,7 +163,7 @@ func TestFileStatus(t *testing.T) {
 	if out := a.scanwatch("report"); !strings.Contains(out, "host mx3: bans of networks larger than /24") {
 		t.Error(out)
 	}
-	c.scanwatch("unban", "198.51.100.7") // of another host
+	c.scanwatch("unban", "198.51.100.7") // unban another host's ban
 	a.scanwatch("facts", "import", c.export(f))
 	if !a.lets("198.51.100.7")() {
 		t.Error(a.scanwatch("bans", "--all"))

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// An Attack is distributed: each session comes from a different network. After 256 networks, other
-// hosts in the same networks continue.
+// An Attack is distributed: each session comes from a different network. After 256 networks, the
+// attack continues from other hosts in the same networks.
 type Attack struct {
 	Seed     uint64
 	Start    time.Time
@@ -30,9 +30,9 @@ var dictionary = []string{
 	"alice.adler", "ben.becker", "john.doe", "jane.doe", "scan", "fax", "backup", "ftp", "user", "guest", "demo", "temp", "oracle", "postgres",
 }
 
-// Harvest returns the sessions of a distributed directory harvest. Each session requests
-// the next words in the dictionary. The dictionary is used repeatedly, so that several
-// hosts request the same mailbox.
+// Harvest returns the sessions of a distributed directory harvest. Each session requests the next
+// words in the dictionary. The dictionary is used several times, so that several hosts request the
+// same mailbox.
 func Harvest(a Attack) iter.Seq[Session] {
 	return a.sessions("harvest", 25, func(s *Session, r *rand.Rand, i int) {
 		add := func(kind Kind, text string, fate Fate) {
@@ -72,7 +72,7 @@ func Guess(a Attack) iter.Seq[Session] {
 	})
 }
 
-// bot returns a random HELO name like those sent by infected computers.
+// bot returns a random name for HELO, as infected computers use.
 func bot(r *rand.Rand) string {
 	b := make([]byte, 6+r.IntN(4))
 	for i := range b {

@@ -17,8 +17,8 @@ import (
 // Midnight is the start of Day.
 var Midnight = time.Date(2026, 11, 16, 0, 0, 0, 0, time.UTC)
 
-// cast lists the kinds of clients with their sessions per thousand. For kinds with 0, the
-// number of sessions is fixed.
+// cast lists the kinds of clients. The number is the kind's sessions per thousand. If it is 0, the
+// kind has a fixed number of sessions.
 var cast = []struct {
 	label string
 	share int
@@ -28,7 +28,7 @@ var cast = []struct {
 	{"pool", 200, (*day).pool},                    // a big provider with many hosts
 	{"submission", 90, (*day).users},              // local users, who sometimes mistype passwords
 	{"nat-office", 0, (*day).office},              // 25 users with one address and one old password
-	{"retry", 50, (*day).retry},                   // deferred, then from another address
+	{"retry", 50, (*day).retry},                   // the first attempt is deferred, the next is from another address
 	{"forward", 40, (*day).forward},               // hosts that forward their users' mail
 	{"bad-helo", 40, (*day).badHelo},              // legitimate, but misconfigured
 	{"bounce", 35, (*day).bounce},                 // mail from the null sender
@@ -37,9 +37,9 @@ var cast = []struct {
 	{"printer", 25, (*day).printers},              // devices on the local network
 	{"callout", 20, (*day).callout},               // checks whether a local sender exists
 	{"early-quit", 15, (*day).earlyQuit},          // disconnects early
-	{"newsletter", 8, (*day).newsletter},          // to many mailboxes, some of which no longer exist
+	{"newsletter", 8, (*day).newsletter},          // mail to many mailboxes, some of which no longer exist
 	{"list", 8, (*day).list},                      // a mailing list with mistyped addresses
-	{"payment", 4, (*day).payment},                // sends mail once a month from a rented host
+	{"payment", 4, (*day).payment},                // a message each month from a rented host
 	{"former-employee", 0, (*day).formerEmployee}, // forty newsletters to a former mailbox
 	{"monitor", 0, (*day).monitor},                // checks the server every five minutes
 	{"big-burst", 0, (*day).burst},                // thirty concurrent connections
@@ -53,9 +53,9 @@ func Labels() (labels []string) {
 	return labels
 }
 
-// Day returns about n sessions of a day that starts at Midnight, plus about 2,000 of the
-// kinds with a fixed number, ordered by time. The same seed always results in the same
-// sessions.
+// Day returns the sessions of a day that starts at Midnight, ordered by time. There are about n
+// sessions, and about 2,000 more of the kinds with a fixed number. The same seed always produces
+// the same sessions.
 func Day(seed uint64, n int) iter.Seq[Session] {
 	d := &day{Rand: rand.New(rand.NewPCG(seed, 1))}
 	for _, c := range cast {
@@ -98,7 +98,7 @@ type day struct {
 	nets     int // /24s in use
 	nets6    int
 	firms    int
-	servers  []host // play the kind delivery, among others
+	servers  []host // used by the kind delivery and others
 }
 
 // A host is a source of sessions.
@@ -195,22 +195,23 @@ func Exists(local string) bool {
 // mailbox returns a random mailbox.
 func (d *day) mailbox() string { return Mailbox(d.IntN(Mailboxes)) }
 
-// typo returns a mailbox with two of its letters swapped.
+// typo returns a mailbox name in which two letters are swapped.
 func (d *day) typo() string {
 	b := []byte(Mailbox(len(roles) + d.IntN(Mailboxes-len(roles))))
 	b[1], b[2] = b[2], b[1]
-	if b[1] == b[2] { // emma
+	if b[1] == b[2] { // a name such as emma
 		b[1] = 'x'
 	}
 	return string(b)
 }
 
-// left returns the address of a user who has left.
+// left returns the address of a former user.
 func left(i int) string {
 	return fmt.Sprintf("%s.%s%d@%s", firsts[i%len(firsts)], lasts[i*7%len(lasts)], i, Domain)
 }
 
-// known returns n servers. The given percentage of them also sends mail on the simulated day.
+// known returns n servers. The given percentage of these servers also sends mail on the simulated
+// day.
 func (d *day) known(n, percent int) []host {
 	hosts := d.hosts(n*(100-percent)/100, 3)
 	for len(hosts) < n {
@@ -253,7 +254,7 @@ type script struct {
 	out *Session
 }
 
-// session starts a script. All later steps belong to that script until another session starts.
+// session starts a script. All later steps belong to this script until the next script starts.
 func (d *day) session(h *host, at time.Time, port uint16) script {
 	d.sessions = append(d.sessions, Session{
 		Label: d.label, Start: at,
@@ -271,7 +272,7 @@ func serverAddr(a netip.Addr, port uint16) netip.AddrPort {
 	return netip.MustParseAddrPort(fmt.Sprintf("[2001:db8:ffff::25]:%d", port))
 }
 
-// add appends a step that follows the previous reply immediately.
+// add appends a step that immediately follows the previous reply.
 func (s script) add(kind Kind, text string) script {
 	return s.fated(kind, text, OK)
 }
@@ -296,8 +297,8 @@ func (s script) greet() script {
 	return s
 }
 
-// message sends a message. The recipients in unknown, which do not exist, are requested
-// before the recipients in to.
+// message sends a message. The recipients in unknown do not exist, and are requested before the
+// recipients in to.
 func (s script) message(sender string, unknown []string, to ...string) script {
 	s.add(Mail, sender)
 	for _, r := range unknown {
@@ -321,7 +322,7 @@ func (d *day) sender(h *host) string {
 	return pick(d, firsts) + "@" + h.domain
 }
 
-// some returns n distinct recipients. If there are too few mailboxes, some recipients have
+// some returns n distinct recipients. If there are not enough mailboxes, some recipients are
 // subaddresses.
 func (d *day) some(n int) (to []string) {
 	for i, m := range d.Perm(Mailboxes) {
@@ -362,7 +363,7 @@ func (d *day) delivery(n int) {
 	}
 }
 
-// provider returns a large provider's hosts, which are in several networks and share a
+// provider returns the hosts of a large provider. The hosts are in several networks, and share a
 // domain.
 func (d *day) provider(domain string, nets, each int) (hosts []host) {
 	for n := range nets {
@@ -388,7 +389,7 @@ func (d *day) newsletter(n int) {
 	for i := range n {
 		h := hosts[i%len(hosts)]
 		to := d.some(50 + d.IntN(450))
-		gone := 1 + d.IntN(6) // percent
+		gone := 1 + d.IntN(6) // percentage of former mailboxes
 		s := d.session(&h, d.when(), 25).greet()
 		for batch := range slices.Chunk(to, 50) {
 			s.add(Mail, fmt.Sprintf("bounce-%d@%s", d.IntN(1_000_000), h.domain))
@@ -474,8 +475,8 @@ func (d *day) retry(n int) {
 	}
 }
 
-// payment generates one notification from each of many senders. The senders' hosts are rented, and
-// have DNS names derived by the cloud provider.
+// payment generates one notification from each of many senders. Their hosts are rented, and their
+// names in DNS are derived by the cloud provider.
 func (d *day) payment(n int) {
 	net, used := d.net(), 0
 	for i := range n {
@@ -579,8 +580,8 @@ func (d *day) monitor(int) {
 	}
 }
 
-// burst generates a provider that, four times a day, sends a hundred messages over thirty
-// connections from a single address.
+// burst generates a provider that sends a hundred messages four times a day, over thirty
+// connections from one address.
 func (d *day) burst(int) {
 	h := d.firm(d.net()(10))
 	for range 4 {
@@ -607,8 +608,8 @@ func (d *day) formerEmployee(int) {
 	}
 }
 
-// laptop returns a user's computer. The laptop's network never sends mail to the server,
-// so the address has no standing before the login.
+// laptop returns a user's computer. Its network never sends mail to the server, so the address has
+// no standing before the login.
 func (d *day) laptop(addr netip.Addr) host {
 	b := addr.As4()
 	name := fmt.Sprintf("p%d-%d-%d-%d.access.example", b[0], b[1], b[2], b[3])
@@ -671,8 +672,8 @@ func (d *day) users(n int) {
 	}
 }
 
-// office generates 25 users who share an address and log in all day. At night, before the users
-// log in, a phone with an old password connects.
+// office generates 25 users who share an address and log in during the whole day. At night, before
+// these logins, a phone with an old password connects.
 func (d *day) office(int) {
 	addr := d.net()(44)
 	for i := range 25 {

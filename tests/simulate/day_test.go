@@ -65,7 +65,7 @@ type tally struct {
 	texts                                                map[string]int // rejections by text
 }
 
-// varying matches the parts of a reply that differ between sessions.
+// varying matches the parts of a reply that are different in each session.
 var varying = regexp.MustCompile(` \[[0-9a-f]{16}\]|\d{4}-\d\d-\d\d \d\d:\d\d UTC `)
 
 func tallies(outcomes []simulate.Outcome) map[string]*tally {
@@ -118,11 +118,10 @@ func learned(t *testing.T, name string, sessions iter.Seq[simulate.Session]) *me
 	return m
 }
 
-// TestDay checks the preset policies in enforce mode, on a busy day of legitimate
-// clients. The memory is either empty or has observed a day, because the presets start in
-// observe mode. After a day in observe mode, the preset standard must not reject any
-// client. The outcomes must match testdata/day.golden. With -seed, the test plays another
-// day and logs the outcomes.
+// TestDay checks the presets in enforce mode, on a busy day of legitimate clients. The memory is
+// empty, or it has observed one day, because presets start in observe mode. After a day in observe
+// mode, the standard preset must not reject any client. The outcomes must match
+// testdata/day.golden. With -seed, the test plays another day and logs the outcomes.
 func TestDay(t *testing.T) {
 	free, err := simulate.Play(idle{}, nil, slices.Values(day()))
 	if err != nil {

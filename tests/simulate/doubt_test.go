@@ -15,8 +15,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestDoubts checks the possible false positives that are reported after a day in observe
-// mode. The report must include every rejected legitimate host and no attackers.
+// TestDoubts checks the report of possible false positives after a day in observe mode. The report
+// must contain every rejected legitimate host, and no attackers.
 func TestDoubts(t *testing.T) {
 	for _, name := range []string{"standard", "tight"} {
 		policy := enforced(t, name)

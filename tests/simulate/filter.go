@@ -11,7 +11,7 @@ type Filter struct {
 	*smtpd.FrontEnd
 }
 
-// NewFilter returns a Filter that is structured like the program.
+// NewFilter returns a Filter with the same parts as the program.
 func NewFilter(o filter.Options) *Filter {
 	p := filter.New(o)
 	return &Filter{p, smtpd.NewFrontEnd(p)}

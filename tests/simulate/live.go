@@ -1,7 +1,7 @@
 package simulate
 
-// This file simulates clients that decide on each step after the previous reply, instead of
-// following a script.
+// This file simulates clients that follow no script, but choose each step after the reply to the
+// previous step.
 
 import (
 	"errors"
@@ -14,9 +14,9 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A Live is a simulated server whose clients are Go code. It runs on the caller's goroutine, with
-// smtpd.Serve as a coroutine that continues whenever a client waits for an answer. The clock is
-// advanced by clients' commands and by WaitUntil.
+// A Live is a simulated server whose clients are Go code. A Live runs on the caller's goroutine.
+// smtpd.Serve is a coroutine that continues whenever a client waits for an answer. Commands of
+// clients and WaitUntil advance the clock.
 type Live struct {
 	// Exists reports whether a local part in Domain is a mailbox. The local part is in
 	// lower case and has no subaddress. All other recipients are unknown. Only
@@ -26,7 +26,7 @@ type Live struct {
 	p        *player
 	now      int64 // microseconds since 1970
 	sessions uint64
-	send     func() // makes the filter read all lines, and answer if the last one is a request
+	send     func() // makes the filter read all lines and, if the last line is a request, answer it
 	ended    bool
 	wrong    string
 	err      error
@@ -56,8 +56,8 @@ func NewLive(h smtpd.Handler, phases []smtpd.ID, start time.Time) *Live {
 	return l
 }
 
-// NewLiveOver returns a server for a filter process that has completed the handshake. The
-// filter delays its answers in real time.
+// NewLiveOver returns a server for a filter that is a process and has completed the handshake.
+// Delayed answers of the filter take real time.
 func NewLiveOver(filter io.Writer, answer func() string, phases []smtpd.ID, start time.Time) *Live {
 	l := &Live{now: start.UnixMicro(), p: &player{}, Exists: func(string) bool { return false }}
 	for _, id := range phases {
@@ -118,7 +118,7 @@ func (l *Live) exchange(v *visit) {
 	}
 }
 
-// lines is the input to smtpd.Serve. When all input has been read, Read switches to the clients.
+// lines is the input of smtpd.Serve. When all input has been read, Read switches to the clients.
 type lines struct {
 	*Live
 	yield func(struct{}) bool
@@ -144,8 +144,8 @@ type Host struct {
 	FCrDNS string // pass, fail or error; by default pass if there is a name
 	Port   uint16 // server port, by default 25; 465 starts with TLS
 	Helo   string
-	// RTT is the duration of a command. Pace, if not empty, replaces RTT with a list of durations
-	// for the first commands. Its last duration applies to all further commands.
+	// RTT is the duration of a command. If Pace is not empty, it contains the durations of the
+	// first commands instead. Pace's last duration also applies to all later commands.
 	RTT  time.Duration
 	Pace []time.Duration
 }
@@ -153,9 +153,9 @@ type Host struct {
 // Result is the result of a command.
 type Result string
 
-// Failed means a wrong password, or a command that is not allowed. Unknown and Deferred
-// are answers from the server, and Refused is an answer from the filter. Gone means
-// that the connection had already ended.
+// Failed means a wrong password, or a command that is not allowed. Unknown and Deferred are answers
+// of the server. Refused is an answer of the filter. Gone means that the connection had already
+// ended.
 const (
 	Accepted Result = "ok"
 	NoSuch   Result = "unknown"
@@ -216,8 +216,8 @@ func (l *Live) Connect(h Host) *Client {
 	return c
 }
 
-// step runs one of the client's steps on the server's clock, and reports whether the
-// session was still open.
+// step runs f as one of the client's steps, on the server's clock. It reports whether the session
+// was still open.
 func (c *Client) step(f func()) bool {
 	if c.Closed {
 		return false
@@ -259,7 +259,7 @@ func (c *Client) say(f func()) Result {
 	if !c.step(func() { c.gap(); f() }) {
 		return Gone
 	}
-	c.v.leaving = false // the caller decides
+	c.v.leaving = false // the caller decides how the client reacts
 	if len(c.v.outcome.Refused) > n {
 		return Refused
 	}
@@ -343,7 +343,7 @@ func (c *Client) fate(to string) Fate {
 	return Unknown
 }
 
-// RcptFate requests a recipient to which the server's own answer is fate.
+// RcptFate requests a recipient. fate is the server's own answer to the request.
 func (c *Client) RcptFate(to string, fate Fate) Result {
 	open := c.v.tx.open
 	c.l.rcpt = fate

@@ -27,7 +27,7 @@ func live(t *testing.T, h smtpd.Handler, port uint16, client func(c *simulate.Cl
 	return c
 }
 
-// TestLiveStream checks that a Live's client causes the same lines as a script with the same
+// TestLiveStream checks that a client of a Live causes the same lines as a script with the same
 // commands.
 func TestLiveStream(t *testing.T) {
 	script := []simulate.Step{
@@ -50,7 +50,7 @@ func TestLiveStream(t *testing.T) {
 	}
 }
 
-// TestLiveObeys checks the results of commands to which the filter answers.
+// TestLiveObeys checks the results of commands that the filter answers.
 func TestLiveObeys(t *testing.T) {
 	for _, tt := range []struct {
 		phase  smtpd.ID

@@ -1,6 +1,6 @@
 package simulate
 
-// This file implements behaviour shared by several attackers.
+// This file implements behaviour that several attackers share.
 
 import (
 	"fmt"
@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// A Manner is how a client requests recipients.
+// A Manner describes how a client requests recipients.
 type Manner struct {
 	Sender string             // a@x.example by default
 	Null   bool               // the null sender
 	Per    int                // recipients per transaction; 0 for no limit
-	Before func(i int) string // a recipient to request before each of the others
+	Before func(i int) string // recipient to request before recipient number i
 	Send   bool               // complete each transaction with a message
 	Drop   bool               // close the connection without QUIT
 }
@@ -106,9 +106,9 @@ func Foreign(start, n int) (to []string) {
 	return to
 }
 
-// Told calls visit for each mailbox in Domain whose existence the server's answer revealed. The
-// local part is in lower case and has no subaddress. postmaster and abuse are omitted, because they
-// exist everywhere. A mailbox that was requested twice is visited twice.
+// Told calls visit for each mailbox in Domain whose existence the server's answers have revealed.
+// The local part is in lower case and has no subaddress. postmaster and abuse are omitted, because
+// they always exist. If a mailbox was requested twice, visit is called twice.
 func (c *Client) Told(visit func(local string)) {
 	for _, r := range c.Asked {
 		at := strings.LastIndexByte(r.Rcpt, '@')

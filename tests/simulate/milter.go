@@ -1,7 +1,7 @@
 package simulate
 
-// This file makes the simulated server speak the milter protocol: it translates smtpd's requests
-// and reports to milter commands, as Postfix would send them.
+// This file makes the simulated server use the milter protocol. The file translates smtpd's
+// requests and reports into the milter commands that Postfix would send.
 
 import (
 	"bufio"
@@ -23,7 +23,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Milter is a pipeline with its front end for milters. It implements smtpd.Handler for
+// A Milter is a pipeline with its front end for milters. A Milter implements smtpd.Handler for
 // NewLive. Commands that Postfix does not report to a milter are omitted.
 type Milter struct {
 	*filter.Pipeline
@@ -51,7 +51,7 @@ type milterSession struct {
 	open    bool        // a transaction is open from the milter's point of view
 }
 
-// NewMilter returns a Milter that is structured like the program.
+// NewMilter returns a Milter with the same parts as the program.
 func NewMilter(o filter.Options) *Milter {
 	o.FrontEnd = "milter"
 	ctx, stop := context.WithCancel(context.Background())
@@ -74,7 +74,7 @@ func (m *Milter) Stop() error {
 	return m.err
 }
 
-// A milterSink replaces session ids in events with the simulated sessions' ids.
+// A milterSink replaces the session ids in events with those of the simulated sessions.
 type milterSink struct{ *Milter }
 
 func (s milterSink) Event(e *smtp.Event) {
@@ -151,7 +151,8 @@ func (m *Milter) Report(ev *smtpd.Event) {
 	}
 }
 
-// at returns the session of an event, and adopts the event's time and session.
+// at returns the session of an event. It also sets the clock and the current session to those of
+// the event.
 func (m *Milter) at(ev *smtpd.Event) *milterSession {
 	m.clock.Store(ev.Time)
 	m.session = ev.Session

@@ -1,7 +1,7 @@
 package simulate
 
-// This file generates the stream. The session whose clock is furthest behind always runs next.
-// Each request is answered before any session continues.
+// This file generates the stream. The next session to run is always the one whose clock is furthest
+// behind. Each request is answered before any session continues.
 
 import (
 	"bytes"
@@ -21,12 +21,13 @@ import (
 const handshake = "config|smtpd-version|7.9.0-portable\nconfig|protocol|0.7\nconfig|smtp-session-timeout|300\n" +
 	"config|subsystem|smtp-in\nconfig|admd|" + ServerName + "\nconfig|ready\n"
 
-// Play plays sessions against h and returns their outcomes in the same order. Sessions
-// must be ordered by Start and may overlap. h receives all smtp-in events, and requests
-// in the given phases.
+// Play plays sessions against h and returns their outcomes in the same order. The sessions must be
+// ordered by Start, and may overlap. h receives all smtp-in events, and the requests in the given
+// phases.
 //
 // Play runs on the caller's goroutine. Delayed answers take no real time: the client waits on the
-// sessions' clock while other clients continue. The limits smtpd.MaxHold and smtpd.MaxHeld apply.
+// clock of the sessions, while other clients continue. The limits smtpd.MaxHold and smtpd.MaxHeld
+// apply.
 //
 // An error means that h or smtpd.Serve panicked, or violated the protocol in a way that
 // would end a real smtpd. The outcomes are then incomplete.
@@ -56,7 +57,7 @@ func Play(h smtpd.Handler, phases []smtpd.ID, sessions iter.Seq[Session]) ([]Out
 	return outcomes, err
 }
 
-// hurried is a Handler that answers immediately and reports the skipped delay.
+// A hurried is a Handler that answers immediately, and reports the delay that it has skipped.
 type hurried struct {
 	smtpd.Handler
 	hold *time.Duration
@@ -92,7 +93,8 @@ type player struct {
 // batch is the maximum size in bytes of a batch of lines without a request.
 const batch = 32 << 10
 
-// Read implements io.Reader. A call returns the lines up to and including the next request.
+// Read implements io.Reader. Each call returns the lines up to the next request, including the
+// request.
 func (p *player) Read(b []byte) (int, error) {
 	if p.read == len(p.out) {
 		p.out, p.read = p.out[:0], 0
@@ -172,7 +174,7 @@ func (p *player) first() *visit {
 	return heap.Pop(&p.open).(*visit)
 }
 
-// resume continues v until it waits for a time or an answer.
+// resume continues v until v waits for a time or an answer.
 func (p *player) resume(v *visit) {
 	switch w, ok := v.resume(); {
 	case !ok:

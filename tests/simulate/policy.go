@@ -1,6 +1,6 @@
 package simulate
 
-// This file loads policies the way the program does.
+// This file loads policies in the same way as the program.
 
 import (
 	"fmt"
@@ -27,8 +27,8 @@ func PresetText(name string) (string, error) {
 	return string(text), err
 }
 
-// Compile compiles a configuration, which must not cause warnings. All tables must be
-// inline or shipped lists.
+// Compile compiles a configuration that causes no warnings. All its tables must be inline or
+// shipped lists.
 func Compile(text string) (*rules.Policy, error) {
 	p, warnings, err := CompileAnyway(text)
 	if err == nil && warnings != "" {
@@ -56,7 +56,7 @@ type allowed struct {
 	patterns *lookup.Patterns[struct{}]
 }
 
-func (t *allowed) MatchAddr(netip.Addr) bool { return false } // the list has only names
+func (t *allowed) MatchAddr(netip.Addr) bool { return false } // the list contains only names
 func (t *allowed) MatchASN(uint32) bool      { return false }
 
 func (t *allowed) MatchName(name []byte) bool {

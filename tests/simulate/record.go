@@ -113,7 +113,7 @@ func Seal(dir string, all []store.Record) error {
 // AppendSteps appends a record's steps in encoded form.
 func AppendSteps(dst []byte, r *store.Record) []byte {
 	var last time.Duration
-	_ = r.Steps(func(s *store.Step) bool { // a corrupt step comes last
+	_ = r.Steps(func(s *store.Step) bool { // a corrupt step can only be the last one
 		dst = store.AppendStep(dst, s, s.At-last)
 		last = s.At
 		return true

@@ -1,7 +1,7 @@
-// Package simulate plays scripted SMTP sessions against an smtpd.Handler, imitating
-// OpenSMTPD 7.9. The simulation sends the same lines in the same order and obeys the
-// answers. Clients react like mail servers. Time passes on the sessions' own clock, so
-// that a day takes only seconds. The same sessions always result in the same lines.
+// Package simulate plays scripted SMTP sessions against an smtpd.Handler. It imitates OpenSMTPD
+// 7.9: it sends the same lines in the same order, and obeys the answers. Clients react like mail
+// servers. Time passes on the sessions' own clock, so a day takes only seconds. The same sessions
+// always produce the same lines.
 //
 // The package also generates the sessions of attacks (Harvest, Guess) and of a busy day
 // on a legitimate server (Day).
@@ -25,8 +25,8 @@ const (
 
 // A Session describes a client and its actions.
 type Session struct {
-	Label  string    // the real kind of client
-	Start  time.Time // time of link-connect, which follows the reverse lookup
+	Label  string    // actual kind of client
+	Start  time.Time // time of link-connect, after the reverse lookup
 	Src    netip.AddrPort
 	Dst    netip.AddrPort // port 587 requires STARTTLS and a login
 	RDNS   string         // empty for none
@@ -50,7 +50,7 @@ type Kind uint8
 const (
 	Ehlo Kind = iota + 1
 	Helo
-	StartTLS // including the handshake and another EHLO
+	StartTLS // includes the handshake and another EHLO
 	Auth     // AUTH PLAIN; Text is the user
 	Mail     // Text is the sender, empty for the null sender
 	Rcpt     // Text is the recipient
@@ -66,8 +66,8 @@ const (
 // Fate is the answer that a server gives without a filter.
 type Fate uint8
 
-// Unknown means that a recipient does not exist or cannot be relayed to, or that a password is
-// wrong. Later is a temporary error.
+// Unknown means a recipient that does not exist or to which the server does not relay, or a wrong
+// password. Later means a temporary error.
 const (
 	OK Fate = iota
 	Unknown

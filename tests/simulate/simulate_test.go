@@ -49,7 +49,7 @@ func (r *recorder) Decide(ev *smtpd.Event) smtp.Answer {
 	return r.decide(ev)
 }
 
-// session returns session n's events, one per line.
+// session returns the events of session n, one per line.
 func (r *recorder) session(t *testing.T, n int) string {
 	t.Helper()
 	if n >= len(r.order) {
@@ -80,8 +80,8 @@ var normal = func() func(string) string {
 	}
 }()
 
-// asked lists the phases in recorded streams, except auth and data-line, for which no
-// filter should register.
+// asked lists the phases in recorded streams. It omits auth and data-line, because no filter should
+// register for them.
 var asked = []smtpd.ID{
 	smtpd.PhaseConnect, smtpd.PhaseHelo, smtpd.PhaseEhlo, smtpd.PhaseStartTLS, smtpd.PhaseMailFrom, smtpd.PhaseRcptTo,
 	smtpd.PhaseData, smtpd.PhaseRset, smtpd.PhaseQuit, smtpd.PhaseNoop, smtpd.PhaseCommit,
@@ -104,7 +104,7 @@ func recorded(t *testing.T, name string) *recorder {
 
 var begin = time.Date(2026, 11, 16, 8, 0, 0, 0, time.UTC)
 
-// client returns a Session from a host that pauses between steps.
+// client returns a Session of a host that pauses between steps.
 func client(steps ...simulate.Step) simulate.Session {
 	for i := range steps {
 		steps[i].Gap = 20 * time.Millisecond
@@ -194,7 +194,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// sizeIn returns the size of a stream's only message.
+// sizeIn returns the size of the only message in a stream.
 func sizeIn(t *testing.T, stream string) (n int) {
 	for _, line := range recorded(t, stream).events {
 		for _, ev := range line {
@@ -206,7 +206,7 @@ func sizeIn(t *testing.T, stream string) (n int) {
 	return n
 }
 
-// virtual matches a server's reply to unknown recipients if it uses a virtual table.
+// virtual matches the reply to unknown recipients of a server that uses a virtual table.
 var virtual = regexp.MustCompile(`524 5\.2\.4 Mailing list expansion problem:`)
 
 // harvest returns the script of the recorded client that requested 50 recipients.
@@ -236,8 +236,8 @@ func said(r *recorder, t *testing.T, n int) string {
 	return strings.Join(lines, " ")
 }
 
-// TestObeys checks that, in each phase, a rejected or disconnected client reacts like a
-// mail server.
+// TestObeys checks that a client that is rejected or disconnected reacts like a mail server, in
+// each phase.
 func TestObeys(t *testing.T) {
 	permanent := smtp.Answer{Decision: smtp.Reject, Text: "550 5.7.1 no"}
 	temporary := smtp.Answer{Decision: smtp.Reject, Text: "451 4.7.1 later"}
@@ -330,7 +330,7 @@ func TestJunk(t *testing.T) {
 	}
 }
 
-// TestHold checks that a delay holds up only one client, and only on the sessions' clock.
+// TestHold checks that a delay affects only one client, and only on the clock of the sessions.
 func TestHold(t *testing.T) {
 	var order []string
 	h := &recorder{}
@@ -368,7 +368,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// A listener checks that smtpd could have sent a stream.
+// A listener checks whether a stream is one that smtpd could have sent.
 type listener struct {
 	t    *testing.T
 	open map[uint64]int64 // time of each session's latest event
@@ -403,8 +403,8 @@ func (l *listener) Decide(ev *smtpd.Event) smtp.Answer {
 	return smtp.Answer{}
 }
 
-// TestOrder checks that sessions overlap, and that the events of different commands are
-// in chronological order. The same day must always result in the same stream.
+// TestOrder checks that sessions overlap, and that the events of different commands are in
+// chronological order. The same day must always produce the same stream.
 func TestOrder(t *testing.T) {
 	run := func(seed uint64) string {
 		sum := fnv.New64a()
@@ -450,7 +450,7 @@ func TestMerge(t *testing.T) {
 }
 
 // TestAttacks checks that each session in an attack comes from a different network, that several
-// sessions request the same recipients, and that hardly any of the recipients exist.
+// sessions request the same recipients, and that only few of the recipients exist.
 func TestAttacks(t *testing.T) {
 	attack := simulate.Attack{Seed: 7, Start: simulate.Midnight, Every: time.Minute, Sessions: 200, Each: 12}
 	nets, asks := make(map[netip.Prefix]int), make(map[string]int)
@@ -477,7 +477,7 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// BenchmarkPlay measures the simulation's own cost.
+// BenchmarkPlay measures the cost of the simulation itself.
 func BenchmarkPlay(b *testing.B) {
 	day := slices.Collect(simulate.Day(1, 20_000))
 	b.ReportAllocs()

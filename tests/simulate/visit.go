@@ -14,8 +14,7 @@ import (
 	"scanwatch/filter/smtpd"
 )
 
-// A visit is a running Session. Each visit is a coroutine, which resume runs until the
-// session waits.
+// A visit is a running Session. Each visit is a coroutine. resume runs it until the session waits.
 type visit struct {
 	*Session
 	p       *player
@@ -33,7 +32,7 @@ type visit struct {
 	word             string // EHLO or HELO
 	tls              bool
 	smtps            bool // starts with TLS
-	live             bool // no script: the caller decides what comes next
+	live             bool // no script: the caller decides about each step
 	authed           bool
 	junk             bool // mark the session's messages as junk
 	tx               tx
@@ -104,7 +103,7 @@ func (v *visit) pause(d time.Duration) {
 
 func (v *visit) wait(w wait) {
 	if !v.gone && !v.yield(w) {
-		v.gone = true // Play has given up
+		v.gone = true // Play is ending all sessions
 	}
 }
 
@@ -119,7 +118,7 @@ func (v *visit) connect() {
 		address = "[" + address + "]"
 	}
 	if !v.ask(smtpd.PhaseConnect, rdns, address) {
-		v.leaving = true // without a banner, no commands are possible
+		v.leaving = true // without a banner, the client cannot send commands
 		return
 	}
 	if v.smtps {
@@ -132,7 +131,7 @@ func (v *visit) connect() {
 
 func (v *visit) do(s *Step) {
 	if s.Kind == Mail && v.tx.open {
-		v.pause(reaction) // the previous transaction ended without a message
+		v.pause(reaction) // abandon the open transaction
 		v.rset()
 		if v.gone {
 			return
@@ -378,8 +377,8 @@ func (v *visit) quit() {
 	v.gone = true // the client disconnects first
 }
 
-// pipelined ends the session. smtpd disconnects without reading the lines, and attributes
-// the error to the previous command.
+// pipelined ends the session. smtpd disconnects without reading the lines, and attributes the error
+// to the previous command.
 func (v *visit) pipelined() {
 	v.server("500 5.5.1 Invalid command: Pipelining not supported")
 	if v.tx.open {
@@ -408,7 +407,7 @@ func (v *visit) msgid() string {
 	return hex.EncodeToString(b[:])
 }
 
-// result returns the result with which tx events report a rejection by the filter.
+// result returns the result that tx events contain after a rejection by the filter.
 func (v *visit) result() string {
 	if strings.HasPrefix(v.text, "4") {
 		return "tempfail"
@@ -416,9 +415,8 @@ func (v *visit) result() string {
 	return "permfail"
 }
 
-// ask sends a request if the handler has registered for the phase, and reports whether
-// the client may continue. A client that may not continue has received the reply, and may
-// have been disconnected.
+// ask sends a request if the handler has registered for the phase. It reports whether the client
+// may continue. If not, the client has received the reply, and may have been disconnected.
 func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 	v.decision, v.text = "proceed", ""
 	if v.p.phases[phase] {
@@ -428,7 +426,7 @@ func (v *visit) ask(phase smtpd.ID, fields ...string) bool {
 		v.line("filter", phase, true, fields)
 		v.wait(forAnswer)
 		if v.gone {
-			return false // Play has given up
+			return false // Play is ending all sessions
 		}
 		if hold := v.p.hold; hold > 0 && v.p.held < smtpd.MaxHeld {
 			v.p.held++
@@ -506,7 +504,7 @@ func (v *visit) line(kind string, id smtpd.ID, request bool, fields []string) {
 	if request {
 		b = appendID(append(b, '|'), mix(uint64(id)))
 		if len(fields) == 0 {
-			b = append(b, '|') // smtpd's requests always have at least one argument
+			b = append(b, '|') // a request from smtpd always has at least one argument
 		}
 	}
 	for _, f := range fields {

@@ -28,9 +28,9 @@ var (
 	loadRounds  = flag.Int("load.rounds", 1, "how often both parts are played")
 )
 
-// TestReadersUnderLoad checks that every session is answered and every command works
-// under a steady load on a real server. The test logs the filter's response times with
-// and without concurrent report, dump and backtest commands.
+// TestReadersUnderLoad checks that every session is answered and every command works under a steady
+// load on a real server. The test logs the filter's response times with and without concurrent
+// report, dump and backtest commands.
 func TestReadersUnderLoad(t *testing.T) {
 	version := smtpd.Newest()
 	filter, dir := live.Configured(t, live.Preset(t, "tight", "observe"), nil)
@@ -65,7 +65,7 @@ func TestReadersUnderLoad(t *testing.T) {
 							cmd := exec.Command(smtpd.Bin("scanwatch"), append([]string{"-s", s.State()}, args...)...)
 							if out, err := cmd.CombinedOutput(); err != nil {
 								var exit *exec.ExitError
-								if args[0] != "backtest" || !errors.As(err, &exit) || exit.ExitCode() != 3 { // status 3: the policy rejects accepted mail
+								if args[0] != "backtest" || !errors.As(err, &exit) || exit.ExitCode() != 3 { // status 3 means that the policy rejects accepted mail
 									t.Errorf("%v: %v\n%.500s", args, err, out)
 								}
 							}

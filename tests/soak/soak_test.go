@@ -71,7 +71,7 @@ func soak(t *testing.T, load size) {
 		}
 	}
 	w := bufio.NewWriterSize(p.Server, 64<<10)
-	const last = "|00000000ffffffff|00000000000000ff|" // request outside all sessions, which follows all other lines
+	const last = "|00000000ffffffff|00000000000000ff|" // a request without a session, which follows all other lines
 	answers := make(chan int)
 	go func() {
 		for n := 0; ; n++ {
@@ -147,7 +147,7 @@ func soak(t *testing.T, load size) {
 	if most.disk > load.budget || most.disk == 0 {
 		t.Errorf("the budget of %d was used up to %d", load.budget, most.disk)
 	}
-	// The manual gives this memory limit for tables, lists, and two buffers of the store.
+	// The manual's memory limit covers tables, lists and two buffers of the store.
 	if most.memory > 200<<10 {
 		t.Errorf("%d kB of anonymous memory", most.memory)
 	}
@@ -210,8 +210,8 @@ func tellings(t *testing.T, dir string, since time.Time) *telling {
 	return told
 }
 
-// checkKept compares each record of a single session with that session. If all of a day's segments
-// exist, records and aggregates together must contain all of the day's sessions.
+// checkKept compares each record of a single session with that session. If all segments of a day
+// exist, records and aggregates together must contain all sessions of the day.
 func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dropped map[string]int) {
 	t.Helper()
 	for reason, n := range dropped {
@@ -265,9 +265,9 @@ func checkKept(t *testing.T, dir string, load size, days map[string]*figures, dr
 	}
 	complete := 0
 	for day, want := range days {
-		first := filepath.Join(dir, "sessions", day) // the first part has no number
+		first := filepath.Join(dir, "sessions", day) // the name of the first part contains no number
 		if !exists(first+".db") && !exists(first+".sealed.db") {
-			continue // removed, because the budget was exceeded
+			continue // removed because the budget was exceeded
 		}
 		complete++
 		if got := kept[day]; got == nil || *got != *want {
@@ -315,7 +315,7 @@ func watch(t *testing.T, pid int, dir string, stop chan struct{}, done chan wors
 		var size int64
 		_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
-				if info, err := d.Info(); err == nil { // otherwise the file was removed
+				if info, err := d.Info(); err == nil { // on error, the file was removed
 					size += info.Size()
 				}
 			}

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestTimeKeys checks that no map has times as keys. Two equal times with different
-// locations are different keys.
+// TestTimeKeys checks that no map has times as keys. Equal times with different locations would be
+// different keys.
 func TestTimeKeys(t *testing.T) {
 	sources(t, func(_ string, f *ast.File, fset *token.FileSet) {
 		ast.Inspect(f, func(n ast.Node) bool {

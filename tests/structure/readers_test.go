@@ -7,14 +7,14 @@ import (
 	"testing"
 )
 
-// readers lists the packages outside store that may use Reader.Each, with the reasons.
+// readers lists the packages other than store that may use Reader.Each, with the reasons.
 var readers = map[string]string{
 	"store/history": "Walk calls visitors that handle aggregates",
 }
 
 // TestReaders checks that records are read with history.Walk, so that no reader omits aggregates.
-// The test recognises Reader.Each by the number of its arguments. All other methods named Each have
-// one or two arguments.
+// The test recognises Reader.Each by the number of arguments, because other methods named Each have
+// one or two.
 func TestReaders(t *testing.T) {
 	sources(t, func(dir string, f *ast.File, fset *token.FileSet) {
 		if dir == "store" || readers[dir] != "" {

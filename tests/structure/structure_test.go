@@ -19,11 +19,11 @@ const (
 	maxLines   = 80
 )
 
-// long lists the functions that may have more than maxLines lines, with the reasons. The
-// only valid reason is a table, or a switch over a table.
+// long lists the functions that may have more than maxLines lines, with the reasons. The only valid
+// reason is that the function is a table, or a switch over a table.
 var long = map[string]string{}
 
-// sources calls visit for each file that is not a test and not below tests.
+// sources calls visit for each file that is not a test and is outside tests.
 func sources(t *testing.T, visit func(dir string, f *ast.File, fset *token.FileSet)) {
 	t.Helper()
 	fset := token.NewFileSet()

@@ -1,8 +1,7 @@
 //go:build linux
 
-// Package sync runs the filter and the companion `scanwatch sync` against the firewall in a
-// network namespace. The companion runs as a separate user, and its only capability is
-// CAP_NET_ADMIN.
+// Package sync runs the filter and the companion `scanwatch sync` against a firewall in a network
+// namespace. The companion runs as a separate user, with CAP_NET_ADMIN as its only capability.
 package sync
 
 import (

@@ -30,7 +30,7 @@ import (
 // companionUser is the companion's user ID. The user needs no name.
 const companionUser = 54321
 
-// operator is an operator's ruleset, to which the manual adds a chain.
+// operator is an operator's ruleset. The manual adds a chain to it.
 const operator = `
 	chain input {
 		type filter hook input priority filter; policy drop;
@@ -39,8 +39,8 @@ const operator = `
 	}
 `
 
-// ruleset returns the manual's ruleset, applied to all packets, with the operator's rules and
-// another program's table.
+// ruleset returns the manual's ruleset, changed to apply to all packets. It also contains the
+// operator's rules and a table of another program.
 func ruleset(t *testing.T) string {
 	t.Helper()
 	page, err := os.ReadFile("../../man/scanwatch.8")
@@ -201,7 +201,7 @@ func (s *site) ipSets() []string {
 	return found
 }
 
-// notation returns an address or network as bans are written.
+// notation returns an address or network in the form in which bans are written.
 func notation(p string) string {
 	switch {
 	case strings.Contains(p, "/"):
@@ -261,7 +261,7 @@ func (s *site) has(want func() []string) {
 	})
 }
 
-// inStep waits until the sets contain exactly the bans.
+// inStep waits until the sets contain exactly the active bans.
 func (s *site) inStep() {
 	s.t.Helper()
 	s.has(func() []string {
@@ -272,8 +272,8 @@ func (s *site) inStep() {
 	})
 }
 
-// accepts reports whether a packet from a host is accepted. If the packet is dropped, a later
-// packet from a host that is not banned proves it.
+// accepts reports whether a packet from a host is accepted. To prove that the packet was dropped,
+// accepts waits for a later packet from a host that is not banned.
 func (s *site) accepts(from string) bool {
 	s.t.Helper()
 	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 25)})
@@ -330,7 +330,7 @@ func TestSync(t *testing.T) {
 	s.scanwatch("mode", "policy")
 	s.has(func() []string { return want })
 
-	// The entries remain when the companion ends, and the next companion continues with them.
+	// The entries remain when the companion ends. The next companion continues with them.
 	s.check(s.companion.Process.Signal(syscall.SIGTERM))
 	if err := s.companion.Wait(); err != nil {
 		t.Errorf("SIGTERM: %v\n%s", err, s.log())
@@ -353,8 +353,8 @@ func TestSync(t *testing.T) {
 	s.has(func() []string { return want })
 }
 
-// chaos bans, unbans, kills and reloads at random, and checks after each round that the
-// firewall contains exactly the bans.
+// chaos bans, unbans, kills and reloads at random. After each round, it checks that the firewall
+// contains exactly the active bans.
 func chaos(t *testing.T, target string, rounds int) {
 	s := newSite(t, target)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -394,7 +394,7 @@ func chaos(t *testing.T, target string, rounds int) {
 	t.Logf("%s, %d rounds: %v; %d bans at the end", target, rounds, counts, len(s.bans()))
 }
 
-// maximal omits networks within other networks.
+// maximal omits networks that are inside other networks.
 func maximal(all []string) []string {
 	var nets []*net.IPNet
 	for _, p := range all {
@@ -426,7 +426,7 @@ func TestRulesOfOperator(t *testing.T) {
 }
 
 // TestKills checks the firewall after the companion or the filter was killed, and after the
-// firewall was reloaded. The firewall must contain exactly the bans.
+// firewall was reloaded. The firewall must then contain exactly the active bans.
 func TestKills(t *testing.T) {
 	for target := range firewalls {
 		t.Run(target, func(t *testing.T) { chaos(t, target, 8) })
@@ -436,7 +436,8 @@ func TestKills(t *testing.T) {
 // envTrespass lists the directories for trespass, separated by colons.
 const envTrespass = "SCANWATCH_TRESPASS"
 
-// trespass runs as the companion's user, and prints each command and file that the user may use.
+// trespass runs as the companion's user. It prints each command and each file that this user may
+// use.
 func trespass(dirs string) {
 	run, state, _ := strings.Cut(dirs, ":")
 	for _, command := range []string{"bans 0 0", "note x 0 -", "status", "flush", "segments", "snapshot x", "days", "reload careful", "reload forced", "state",
@@ -479,8 +480,8 @@ func trespass(dirs string) {
 	}
 }
 
-// TestTrespass checks that the companion's user may use only its role's commands, and no file in
-// the state directory.
+// TestTrespass checks that the companion's user may use only the commands of its role, and no file
+// in the state directory.
 func TestTrespass(t *testing.T) {
 	s := newSite(t, "nftables")
 	s.startFilter()

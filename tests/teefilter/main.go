@@ -1,14 +1,14 @@
-// Teefilter runs between smtpd and a filter. It registers further phases for the filter, so that
-// smtpd sends requests in these phases, but otherwise forwards both streams unchanged.
+// Teefilter runs between smtpd and a filter. It registers more phases for the filter, so that smtpd
+// also sends requests in these phases. Otherwise, it forwards both streams unchanged.
 //
 //	teefilter [-phases PHASE,...] [-tee DIR] [-times FILE] [-apart DURATION] FILTER [ARGUMENT ...]
 //
-// Teefilter ends when the filter ends. The exit status is the filter's status, or 128 plus the
-// signal number. With -tee, Teefilter appends the filter's input to DIR/stream.in before forwarding
-// it. The output, with the added registrations, is appended to DIR/stream.out. With -times,
-// Teefilter appends a line with the phase and the response time in microseconds to FILE for each
-// answer. With -apart, each connection advances the timestamps by another DURATION. Hours then pass
-// for the filter, which has no other clock.
+// Teefilter ends when the filter ends. Its exit status is the filter's status, or 128 plus the
+// signal number. With -tee, it appends the filter's input to DIR/stream.in before forwarding the
+// input. It appends the output, with the added registrations, to DIR/stream.out. With -times, it
+// appends a line to FILE for each answer, with the phase and the response time in microseconds.
+// With -apart, each connection advances the timestamps by another DURATION. For the filter, which
+// has no other clock, hours then pass.
 package main
 
 import (
@@ -28,8 +28,8 @@ import (
 	"time"
 )
 
-// phases lists the default phases. The list omits auth and data-line, because their requests
-// contain passwords and messages. smtpd never sends wiz or help.
+// phases lists the default phases. It omits auth and data-line, because their requests contain
+// passwords and messages. smtpd never sends wiz or help.
 const phases = "connect,helo,ehlo,starttls,mail-from,rcpt-to,data,commit,rset,noop,quit"
 
 func main() {
@@ -53,8 +53,8 @@ func main() {
 
 // run forwards both streams until the filter ends, and returns its status.
 func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string, apart time.Duration, phases []string) (int, error) {
-	// smtpd uses one socket for standard input and output. Two pipes also
-	// conform to smtpd-filters(7).
+	// smtpd uses one socket for standard input and output. Two pipes also conform to
+	// smtpd-filters(7).
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -95,8 +95,7 @@ func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string,
 		return 0, err
 	}
 	go func() {
-		// An error means that the filter has ended or is ending, in which case its status is the
-		// result.
+		// On error, the filter has ended or is ending, and its status is the result.
 		_, _ = io.Copy(toFilter, stdin)
 		_ = in.Close()
 	}()
@@ -117,8 +116,8 @@ func run(command []string, stdin io.Reader, stdout io.Writer, tee, times string,
 	return status.ExitStatus(), nil
 }
 
-// inject copies src to dst, and adds registrations before the handshake's last line. Registrations
-// that the filter already has are not repeated.
+// inject copies src to dst, and adds registrations before the last line of the handshake. It does
+// not repeat registrations that the filter already has.
 func inject(dst io.Writer, src io.Reader, phases []string) error {
 	r := bufio.NewReader(src)
 	own := map[string]bool{}

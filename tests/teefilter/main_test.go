@@ -110,8 +110,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunEndsWithFilter checks that teefilter ends when the filter ends, even while smtpd
-// is silent.
+// TestRunEndsWithFilter checks that teefilter ends when the filter ends, even if smtpd sends
+// nothing.
 func TestRunEndsWithFilter(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {

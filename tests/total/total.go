@@ -1,5 +1,5 @@
-// Package total counts sessions in records, for tests of aggregates. The only code that package
-// total shares with the program is the record decoder.
+// Package total counts sessions in records, for tests of aggregates. The only code that it shares
+// with the program is the record decoder.
 package total
 
 import (
@@ -11,8 +11,8 @@ import (
 	"scanwatch/store"
 )
 
-// Add adds a record's numbers to all, by source and hour. It interprets records and aggregates
-// according to the format's description. It also counts the ids of sessions with a ban, and of
+// Add adds the numbers of a record to all, by source and hour. It interprets records and aggregates
+// according to the description of the format. It also counts the ids of sessions with a ban, and of
 // sessions for which rejected returns true.
 func Add(all map[string]int, r *store.Record, rejected func(id uint64) bool) error {
 	source := r.Src.Addr()

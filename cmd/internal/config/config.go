@@ -63,7 +63,7 @@ type Config struct {
 	strict bool
 }
 
-// A stamp identifies a file's version. It is zero if the file is missing.
+// A stamp identifies a file's version. A stamp is zero if the file is missing.
 type stamp struct {
 	size int64
 	time time.Time
@@ -97,10 +97,10 @@ func Find(file string) string {
 }
 
 // Load loads the configuration from file. If strict is set, an unusable table or database is an
-// error. Otherwise, Load only adds a note, because a broken download must not disable a policy.
-// The table then keeps its entries from before, the previous configuration. If before is nil or
-// lacks the table, conditions on that table are unknown. If Load returns an error, the Config
-// has no policy and can only detect changes to its files.
+// error. Otherwise, Load only adds a note, because a broken download must not disable a policy. An
+// unusable table keeps the entries that it has in before, the previous configuration. If before is
+// nil or lacks the table, conditions on that table are unknown. If Load returns an error, the
+// Config has no policy and can only detect changes to its files.
 func Load(file string, lists *lookup.Lists, before *Config, strict bool) (*Config, error) {
 	return newConfig(file).loadAll(lists, before, strict)
 }
@@ -133,8 +133,8 @@ func newConfig(file string) *Config {
 	return &Config{File: file, tables: make(map[rules.Source]*table), files: make(map[string]stamp), text: make(map[string]string)}
 }
 
-// Unread returns a Config without a policy, for a file that could not be read in time. Its Changed
-// method returns true if the file exists.
+// Unread returns a Config without a policy, for a file that could not be read in time. If the file
+// exists, the Config's Changed method returns true.
 func Unread(file string) *Config {
 	return &Config{File: file, files: map[string]stamp{file: {}}}
 }
@@ -293,8 +293,7 @@ func (c *Config) Tables() map[string]int {
 	return sizes
 }
 
-// ResolvePath returns the path of name. A relative name is relative to the directory of
-// file.
+// ResolvePath returns the path of name. A relative name is resolved against the directory of file.
 func ResolvePath(file, name string) string {
 	if name == "" || filepath.IsAbs(name) {
 		return name

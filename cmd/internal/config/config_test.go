@@ -40,8 +40,8 @@ func prefixes(n int) string {
 	return b.String()
 }
 
-// TestDownload checks a feed's format, the error for a file that has not been downloaded yet, and
-// that the table survives a change to the interval.
+// TestDownload checks a feed's format, and the error for a file that has not been downloaded yet. A
+// change to the download interval must not lose the table.
 func TestDownload(t *testing.T) {
 	lists := builtinLists(t)
 	dir := t.TempDir()
@@ -51,7 +51,7 @@ func TestDownload(t *testing.T) {
 	if _, err := Load(conf, lists, nil, true); err == nil || !strings.Contains(err.Error(), "no such file or directory; to download it: scanwatch update mail") {
 		t.Errorf("without the file: %v", err)
 	}
-	write(t, drop, "2001:db8::1\nbad.example.net\n2001:db8::2\n") // plain would accept the name
+	write(t, drop, "2001:db8::1\nbad.example.net\n2001:db8::2\n") // the format plain would accept the name
 	first, err := Load(conf, lists, nil, true)
 	if err != nil || first.Tables()["mail"] != 2 {
 		t.Fatal(err, first.Tables())
@@ -135,11 +135,11 @@ func TestEmptyTable(t *testing.T) {
 	for _, c := range []struct {
 		text   string
 		forced bool
-		want   bool // the table has entries
+		want   bool // expect the table to have entries
 	}{
 		{prefixes(20), false, true},
 		{"", false, true},
-		{"<html>", true, true}, // cannot be loaded
+		{"<html>", true, true}, // not loadable
 		{"", true, false},
 		{"", false, false},
 	} {

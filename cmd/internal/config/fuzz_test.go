@@ -30,7 +30,7 @@ func FuzzLoad(f *testing.F) {
 		f.Add(text, list)
 	}
 	f.Fuzz(func(t *testing.T, text, list []byte) {
-		t.Chdir(t.TempDir()) // for relative names
+		t.Chdir(t.TempDir()) // relative names are resolved here
 		for name, data := range map[string][]byte{"scanwatch.conf": text, "list": list} {
 			if err := os.WriteFile(name, data, 0o600); err != nil {
 				t.Fatal(err)

@@ -166,8 +166,8 @@ func blank(f *os.File) bool {
 	return err == nil && len(bytes.TrimSpace(text)) == 0
 }
 
-// shipped maps each shipped list to the evidence of the rows that form its table. The list's other
-// rows are omitted.
+// shipped maps the name of each shipped list to an evidence token. The list's table contains only
+// the rows with this token.
 var shipped = map[string]string{
 	lookup.Scanners:     "scanner",
 	lookup.Clouds:       "cloud",

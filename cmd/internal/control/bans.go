@@ -24,9 +24,9 @@ const MaxWait = 20 * time.Second
 // pollBans is the interval at which a waiting command checks for changes.
 const pollBans = 100 * time.Millisecond
 
-// A BanList describes the bans that follow it in the answer to "bans".
+// A BanList is the header of the answer to "bans". The bans follow it.
 type BanList struct {
-	Generation uint64 `json:"generation"` // for the next request
+	Generation uint64 `json:"generation"` // to send with the next request
 	// Full is set if the list is complete: any ban not listed has ended.
 	Full bool `json:"full"`
 	// Enforced is false in observe mode, when no bans are in force.
@@ -50,9 +50,9 @@ type endOfBans struct {
 	Entries int  `json:"entries"`
 }
 
-// BansCommand returns the command that sends the changes to the bans since a generation,
-// or all bans if the generation is unknown. If there are no changes, the command waits
-// for one. spared returns a function that reports whether the hosts in one of the given
+// BansCommand returns the bans command, which sends the changes since the client's generation. If
+// the filter does not know that generation, it sends all bans. If there are no changes, the command
+// waits for one. spared returns a function that reports whether the hosts in one of the given
 // prefixes must not be blocked.
 func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.Prefix) func(netip.Prefix) bool, enforced func() bool) Command {
 	start := time.Now()
@@ -84,7 +84,7 @@ func BansCommand(b *memory.Bans, s State, now func() int64, spared func([]netip.
 				return err
 			}
 		}
-		// For each network, spared scans all known hosts.
+		// spared scans all known hosts for each network.
 		if !known || slices.ContainsFunc(changed, func(p netip.Prefix) bool { return !p.IsSingleIP() }) {
 			done, err := a.peer.turn(ctx)
 			if err != nil {
@@ -107,8 +107,8 @@ type Names struct {
 	Helo string     `json:"helo,omitempty"` // empty if unknown
 }
 
-// SparedCommand returns the command that reports whether a companion must not act against
-// a host; see BansCommand. A host may also be exempt by one of the names that it has used.
+// SparedCommand returns the command that reports whether a companion must not act against a host;
+// see BansCommand. A host may also be exempt because of a name that it has used.
 //
 // The answer also contains the mode.
 func SparedCommand(spared func(Names) bool, enforced func() bool) Command {
@@ -117,7 +117,7 @@ func SparedCommand(spared func(Names) bool, enforced func() bool) Command {
 		if err != nil {
 			return err
 		}
-		if !p.IsSingleIP() { // networks would take longer
+		if !p.IsSingleIP() { // a check of a network would take longer
 			return fmt.Errorf("%s is not an address", args[0])
 		}
 		rdns, err1 := url.QueryUnescape(strings.TrimPrefix(args[1], "="))

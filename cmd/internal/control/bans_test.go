@@ -61,9 +61,9 @@ func TestBansWithoutDisk(t *testing.T) {
 	}
 }
 
-// TestCompanionProblems checks that a companion that is not running is reported as a
-// problem. In the first minute after the filter starts, no problem must be reported,
-// because companions have yet to reconnect.
+// TestCompanionProblems checks that a companion that is not running is reported as a problem. In
+// the first minute after the filter starts, no problem must be reported, because companions need
+// time to connect.
 func TestCompanionProblems(t *testing.T) {
 	start := noon.Add(-silent)
 	for _, c := range []struct {
@@ -89,8 +89,8 @@ func TestCompanionProblems(t *testing.T) {
 	}
 }
 
-// TestTurns checks that a companion that keeps requesting all bans uses only a tenth of a
-// processor. The first few requests must not be delayed.
+// TestTurns checks that a companion that constantly requests all bans uses only a tenth of a
+// processor. The companion's first few requests must not be delayed.
 func TestTurns(t *testing.T) {
 	var u turns
 	var now, spent time.Duration

@@ -34,11 +34,11 @@ type Client struct {
 	in   *bufio.Reader
 }
 
-// Dial connects to the filter whose state directory is dir. It connects as the owner of the
-// directory, who could replace the socket with a link to another socket.
+// Dial connects to the filter whose state directory is dir. It takes on the rights of the
+// directory's owner, because the owner could replace the socket with a link to another socket.
 func Dial(dir string) (*Client, error) { return dialAs(dir, owner.Do) }
 
-// DialAsOwner is Dial for a process that already has the rights of the owner only. It is possible
+// DialAsOwner is like Dial, for a process that already has only the owner's rights. It also works
 // inside a sandbox.
 func DialAsOwner(dir string) (*Client, error) {
 	return dialAs(dir, func(_ string, f func() error) error { return f() })

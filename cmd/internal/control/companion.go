@@ -21,11 +21,11 @@ import (
 	"scanwatch/rules"
 )
 
-// DefaultRunDir is the directory for the companions' socket. Companions run as users that
-// must be able to enter this directory, but not the state directory. The package creates
-// the directory, because the filter does not run as root. On OpenBSD, /var/run is
-// unsuitable: the package's scripts would have to recreate the directory after each boot,
-// but smtpd starts before them.
+// DefaultRunDir is the directory for the companions' socket. Companions run as users that must be
+// able to enter this directory, but not the state directory. The operating system's package creates
+// the directory, because the filter does not run as root. On OpenBSD, /var/run is unsuitable: it is
+// emptied at each boot, and the package's scripts could recreate the directory only after smtpd has
+// started.
 func DefaultRunDir() string {
 	if runtime.GOOS == "linux" {
 		return "/run/scanwatch"
@@ -56,7 +56,7 @@ type Companions struct {
 type companion struct {
 	CompanionStatus
 	uid   uint32
-	known bool // uid is the number of the user
+	known bool // uid is valid
 }
 
 // CompanionStatus describes a companion.
@@ -83,7 +83,7 @@ const silent = 3 * MaxWait
 // Running reports whether the companion has sent a command recently.
 func (c *CompanionStatus) Running(now time.Time) bool { return now.Sub(c.Seen.Time) < silent }
 
-// ErrStarting is the result that a companion announces before it has another result.
+// ErrStarting is the result that a companion announces until its first success or error.
 var ErrStarting = errors.New("starting")
 
 // ErrNoResult is the result that a companion announces if there has been neither a success
@@ -91,7 +91,7 @@ var ErrStarting = errors.New("starting")
 // latest success.
 var ErrNoResult = errors.New("no result")
 
-// noResult is the word of ErrNoResult in the command note.
+// noResult stands for ErrNoResult in the arguments of the note command.
 const noResult = "+"
 
 // CompanionProblems returns the companions' problems. Shortly after the filter has
@@ -137,11 +137,10 @@ func CompanionUser(name string, filter int) (uint32, error) {
 	return uid, err
 }
 
-// RunDirProblem returns the reason why dir is unsafe for the companions' socket, or "".
-// filter is the ID of the user that the filter runs as, or -1 if it is unknown, and state is
-// the state directory.
-// Another user who can create or replace the socket can make companions unban hosts. In a
-// sticky directory, that user could create the socket before the filter starts.
+// RunDirProblem returns the reason why dir is unsafe for the companions' socket, or "". filter is
+// the ID of the user that the filter runs as, or -1 if the user is unknown. state is the state
+// directory. If another user can create or replace the socket, that user can make companions unban
+// hosts. In a sticky directory, that user could create the socket before the filter starts.
 func RunDirProblem(dir, state string, filter int) string {
 	info, err := os.Stat(dir)
 	switch {
@@ -208,16 +207,16 @@ func (c *Companions) Problems() (list []string) {
 type peer struct {
 	uid   uint32
 	all   bool   // may use all commands
-	name  string // of the companion that it has announced
+	name  string // the companion's name, as announced by the client
 	turns *turns // nil without a limit
 }
 
-// turns limits the time that a user's companions may spend on expensive lists, which
-// would otherwise slow down mail. Complete lists and lists with networks are expensive. A
-// user may spend fullBurst immediately, and in the long run 1/fullShare of the time.
+// turns limits how long the filter may work on expensive ban lists for the companions of one user,
+// because this work slows down mail. Complete lists and lists with networks are expensive. A user
+// may spend fullBurst immediately, and in the long run 1/fullShare of the time.
 type turns struct {
 	mu   sync.Mutex
-	free time.Duration // time after the start when all time spent is made up for
+	free time.Duration // time since started at which the user may again spend all of fullBurst
 }
 
 const (
@@ -229,7 +228,7 @@ const (
 func (t *turns) wait(now time.Duration) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return min(t.free-now-fullShare*fullBurst, MaxWait) // clients are patient for longer
+	return min(t.free-now-fullShare*fullBurst, MaxWait) // companions wait longer than MaxWait
 }
 
 // spend records how long a list took to send. At most fullBurst is counted, so that slow
@@ -340,8 +339,8 @@ func (c *Companions) heard(p *peer, now time.Time) {
 // maxNote is the maximum length of a companion's error in bytes.
 const maxNote = 300
 
-// NoteCommand returns the command with which a companion announces its name and latest
-// result, which appear in the status.
+// NoteCommand returns the note command. A companion uses it to announce its name and its latest
+// result, which the status shows.
 func (c *Companions) NoteCommand() Command {
 	return Command{"note", 4, func(_ context.Context, a *Answer, args []string) error {
 		name, err := url.QueryUnescape(args[0])
@@ -387,9 +386,8 @@ func (c *Companions) note(p *peer, name string, entries int, lost uint64, proble
 	return nil
 }
 
-// Note announces a companion and its latest result. lost is the number of events that their
-// destination will never receive. problem is nil after a success, and ErrNoResult if there is
-// no new result.
+// Note announces a companion and its latest result. lost is the number of events that will never
+// reach the destination. problem is nil after a success, and ErrNoResult if there is no new result.
 func (c *Client) Note(name string, entries int, lost uint64, problem error) error {
 	words := "-"
 	if problem == ErrNoResult {

@@ -133,7 +133,7 @@ func TestRoles(t *testing.T) {
 	dir, state, companions := serveCompanions(t, m, yes, sparesNone)
 	others := [][]string{{"status"}, {"flush"}, {"segments"}, {"snapshot", "x"}, {"state"}, {"days"},
 		{"ban", "192.0.2.1", "60", "x"}, {"unban", "192.0.2.1", Exact}, {"learn", "1;example.org"}}
-	bans, events := [][]string{{"bans", "0", "0"}}, [][]string{{"spared", "192.0.2.1", "=", "="}, {"watch", "-", "-"}} // the last ends the connection
+	bans, events := [][]string{{"bans", "0", "0"}}, [][]string{{"spared", "192.0.2.1", "=", "="}, {"watch", "-", "-"}} // watch ends the connection
 	questions := [][]string{{"questions", "0"}, {"facts", "192.0.2.1;bl;-;60"}}
 	dial := func(uid int) (c *Client, err error) {
 		asUser(t, uid, func() { c, err = DialCompanion(dir) })
@@ -290,8 +290,8 @@ func TestNote(t *testing.T) {
 	}
 }
 
-// TestBanList checks the answers to "bans": all bans, changes, bans that firewalls must
-// not enforce, and no bans in observe mode.
+// TestBanList checks the answers to "bans": all bans, changes, bans that firewalls must not
+// enforce, and the empty list in observe mode.
 func TestBanList(t *testing.T) {
 	m := memory.New()
 	enforced := true
@@ -340,7 +340,7 @@ func TestBanList(t *testing.T) {
 	enforced = true
 	m.Bans.Restart()
 	at = ask(at, true, manual, BanEntry{Prefix: net, Seconds: 7200, Rule: "manual"})
-	// A companion that missed changes receives all bans.
+	// A companion that has missed changes receives all bans.
 	for i := range 10000 {
 		m.Bans.Add(&memory.Client{Addr: netip.AddrFrom4([4]byte{100, 1, byte(i >> 8), byte(i)})}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "greedy"}, now)
 	}
@@ -381,8 +381,8 @@ func TestBansWait(t *testing.T) {
 	}
 }
 
-// TestFacts checks that the companion lookup can answer only the questions that it has
-// received, and that the filter ignores other answers.
+// TestFacts checks that the lookup companion can answer only the questions that it has received.
+// The filter must ignore other answers.
 func TestFacts(t *testing.T) {
 	lookups = dnslist.New()
 	bl := &rules.Lookup{Name: "bl", Zone: "bl.example.org", Codes: []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")}}
@@ -426,12 +426,12 @@ func TestFacts(t *testing.T) {
 		t.Errorf("questions %v, %v", all, err)
 	}
 	var many []dnslist.Answer
-	for i := range 500 { // more than a line
+	for i := range 500 { // more than fit into one line
 		a := netip.AddrFrom4([4]byte{100, 64, byte(i >> 8), byte(i)})
 		lookups.Ask(a, false, nil)
 		many = append(many, dnslist.Answer{Addr: a, List: bl.ID(), Cause: "timeout"})
 	}
-	asked := 1 // other
+	asked := 1 // questions in this test so far
 	for asked <= len(many) {
 		all, _, err := Questions(c, MaxWait)
 		if err != nil || len(all) == 0 {
@@ -450,8 +450,8 @@ func TestFacts(t *testing.T) {
 	}
 }
 
-// TestUnknownFilterUser checks that any owner of a directory is accepted if the filter's
-// user is unknown, because the filter has not run yet.
+// TestUnknownFilterUser checks that a directory of any owner is accepted if the filter's user is
+// unknown. The user is unknown until the filter has run.
 func TestUnknownFilterUser(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil {

@@ -139,9 +139,8 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-// TestApply checks the standing that hosts gain from facts. A host that delivered mail
-// becomes known by its address. A host with a proven name becomes known if users wrote to
-// its domain.
+// TestApply checks the standing that facts give to hosts. A host that delivered mail becomes known
+// by its address. A host with a proven name becomes known if users sent mail to its domain.
 func TestApply(t *testing.T) {
 	m := memory.New()
 	m.Load(func(func(store.Entry) bool) {}, noon.UnixMicro())
@@ -154,7 +153,7 @@ func TestApply(t *testing.T) {
 	}{
 		{memory.Client{Addr: host}, "host"},
 		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2")}, ""},
-		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2"), Domain: "example.net"}, ""}, // the name is unproven
+		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2"), Domain: "example.net"}, ""}, // the name is not proven
 		{memory.Client{Addr: netip.MustParseAddr("198.51.100.2"), Domain: "example.com"}, "correspondent"},
 	} {
 		if st := m.Peers.Standing(&c.client, noon.UnixMicro()); st.By != c.by {
@@ -307,7 +306,7 @@ func TestDialErrors(t *testing.T) {
 	for _, c := range []struct {
 		name, greet, want string
 		running           bool
-		frontEnd          string // content of the file; a process that has ended wrote it
+		frontEnd          string // content of the file, written by a process that has ended
 	}{
 		{name: "imported records", want: "the front end is not running; none has used this directory"},
 		{name: "smtpd", frontEnd: "smtpd 12\n", want: "filter-scanwatch is not running; is smtpd up"},
@@ -457,8 +456,8 @@ func TestListen(t *testing.T) {
 	})
 }
 
-// TestSlowClientIsCut checks that writing to a client that does not read fails at the
-// deadline. The test sets a deadline in the past.
+// TestSlowClientIsCut checks that a write fails at the deadline if the client does not read. The
+// test sets a deadline in the past.
 func TestSlowClientIsCut(t *testing.T) {
 	server, client := net.Pipe()
 	defer client.Close()
@@ -468,8 +467,8 @@ func TestSlowClientIsCut(t *testing.T) {
 	}
 }
 
-// TestPanicInACommand checks that the client receives an error if a command panics, and
-// that the stack is logged.
+// TestPanicInACommand checks that the client receives an error if a command panics, and that the
+// stack trace is logged.
 func TestPanicInACommand(t *testing.T) {
 	var log bytes.Buffer
 	s := &Server{Commands: []Command{{Name: "boom", Run: func(context.Context, *Answer, []string) error { panic("boom") }}}, Log: slog.New(slog.NewTextHandler(&log, nil))}
@@ -527,8 +526,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestWatch checks that excess watchers are rejected, and that a watcher is no longer
-// counted once it disconnects. A watcher receives every event after its answer.
+// TestWatch checks that watchers over the limit are rejected, and that a watcher no longer counts
+// after it has disconnected. A watcher must receive every event that follows its answer.
 func TestWatch(t *testing.T) {
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
@@ -568,7 +567,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("one too many: %v", err)
 	}
 	all[0].Close()
-	for watch(fifth) != nil { // wait until the server notices the disconnect; the time limit of go test ends the loop
+	for watch(fifth) != nil { // until the server notices the disconnect; the time limit of go test ends the loop
 	}
 	if _, err := io.WriteString(all[1].conn, "x"); err != nil {
 		t.Fatal(err)
@@ -604,7 +603,7 @@ func TestWatcherHasNoReadDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Write fails if the server has stopped reading.
+	// Write fails if the server no longer reads from the watcher.
 	if _, err := client.Write([]byte("x")); err != nil {
 		t.Errorf("the server does not read: %v", err)
 	}

@@ -32,13 +32,13 @@ type Eraser struct {
 		Rewrite(ctx context.Context, segment string, edit store.Edit) (int, error)
 	}
 	Sums func()       // flushes the aggregated sessions
-	Now  func() int64 // as for MemoryCommands
+	Now  func() int64 // event time in microseconds since 1970
 }
 
 // Forgotten is the answer to "forget".
 type Forgotten struct {
 	memory.Erased
-	// Problem is the reason why the file may still contain deleted rows.
+	// Problem is the reason why state.db may still contain deleted rows.
 	Problem string `json:"problem,omitempty"`
 }
 
@@ -96,8 +96,8 @@ func EraseCommands(e Eraser) []Command {
 	}
 }
 
-// HashKey returns the hash key in a state directory. The result is nil if there is no
-// key, because then there are no hashes to search for either.
+// HashKey returns the hash key in a state directory. Without a key, no hashes exist that a search
+// could find, and the result is nil.
 func HashKey(dir string) ([]byte, error) {
 	key, err := privacy.ReadKey(dir)
 	if errors.Is(err, fs.ErrNotExist) {

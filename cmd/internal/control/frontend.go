@@ -15,20 +15,22 @@ import (
 	"scanwatch/cmd/internal/owner"
 )
 
-// frontEndFile is the name of a file in the state directory. The running front end holds a
-// flock(2) on it, which ends with the process, whereas the name and process ID in the file
-// remain.
+// frontEndFile is the name of a file in the state directory. The running front end holds a flock(2)
+// on the file, and writes its name and process ID to it. The lock ends with the process, but the
+// text remains.
 const frontEndFile = "front-end"
 
-// A FrontEnd is the latest front end of a state directory. The zero value means that none has
-// used the directory, for example because all records were imported.
+// A FrontEnd identifies the latest front end of a state directory: the process that recorded a mail
+// server's sessions there. The zero value means that there has been none, for example because all
+// records were imported.
 type FrontEnd struct {
 	Name string // smtpd, milter, or the kind of a followed log
 	PID  int
 }
 
-// frontEnds maps each front end's name to the command line that starts it, and to the remedy, a
-// command or question, if it is not running. Other names are kinds of followed logs.
+// frontEnds maps each front end's name to the command line that starts it, and to a remedy if it is
+// not running. The remedy is a command or a question. Any other name is the kind of log that
+// scanwatch follow reads.
 var frontEnds = map[string]struct{ program, remedy string }{
 	"":       {"the front end", "none has used this directory: does smtpd.conf name the filter, or does the service of another front end use another directory?"},
 	"smtpd":  {"filter-scanwatch", "is smtpd up, and does smtpd.conf name the filter?"},
@@ -43,7 +45,7 @@ func (f FrontEnd) Program() string {
 	return "scanwatch follow " + f.Name
 }
 
-// remedy returns the remedy, a command or question, if the front end is not running.
+// remedy returns the advice to operators if the front end is not running: a command or a question.
 func (f FrontEnd) remedy() string {
 	if row, ok := frontEnds[f.Name]; ok {
 		return row.remedy
@@ -51,8 +53,8 @@ func (f FrontEnd) remedy() string {
 	return "start its service, see scanwatch-servers(7)"
 }
 
-// Restart replaces smtpd with another program in a message that asks the operator to restart
-// it. For smtpd, the program may be "".
+// Restart replaces "restart smtpd" in a message with "restart" and the given program. If program is
+// "", the message remains unchanged.
 func Restart(message, program string) string {
 	if program == "" {
 		return message

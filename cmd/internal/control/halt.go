@@ -21,8 +21,8 @@ const ModeFile = "mode"
 // maxModeFile is the maximum length of ModeFile in bytes.
 const maxModeFile = 100
 
-// A Halt is an operator's command to observe only, regardless of the configured mode.
-// It survives restarts.
+// A Halt is an operator's command to observe only, regardless of the configured mode. A Halt
+// survives restarts.
 type Halt struct {
 	On    bool
 	Until time.Time // zero if the halt lasts until the operator ends it

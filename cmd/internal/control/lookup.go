@@ -17,15 +17,16 @@ type questionsAnswer struct {
 	Lists     []string           `json:"lists"`
 }
 
-// Facts is the result of facts.
+// Facts is the answer to "facts".
 type Facts struct {
 	Accepted int `json:"accepted"`
 	// Refused is the number of answers to questions that the filter never asked.
 	Refused int `json:"refused"`
 }
 
-// LookupCommands returns the commands of the companion lookup: questions about clients, and
-// answers to them. An answer without a question has no effect.
+// LookupCommands returns the commands for the lookup companion. The companion receives questions
+// about clients, and sends the answers. An answer has no effect if the filter has not asked the
+// question.
 func LookupCommands(t *dnslist.Table) []Command {
 	return []Command{
 		{"questions", 1, func(ctx context.Context, a *Answer, args []string) error {
@@ -58,7 +59,7 @@ func LookupCommands(t *dnslist.Table) []Command {
 	}
 }
 
-// allAddrs is the address in an answer that makes all of a list's listings unknown.
+// allAddrs replaces the address in an answer that makes all listings of a list unknown.
 const allAddrs = "*"
 
 // parseAnswer parses ADDRESS;LIST;CODES;SECONDS.

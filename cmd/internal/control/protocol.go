@@ -34,11 +34,12 @@ package control
 //	learn FACTS       adds facts from the mail log to the state, separated by commas:
 //	                  TIME;ADDRESS;MESSAGES;SENDER or TIME;DOMAIN, see Fact
 //	log WORD          sets the log level: brief or verbose
-//	mode WORD SECONDS observes only for this time, or until revoked if it is 0, if
-//	                  WORD is observe; WORD policy is the mode of the configuration
+//	mode WORD SECONDS WORD observe stops enforcement for SECONDS, or until it is revoked
+//	                  if SECONDS is 0; WORD policy restores the configured mode
 //	source STATUS     sets the status of the log that is read for a milter: a SourceStatus
-//	session FACTS     adds the facts of an ended session in that log; see milter.Logged.
-//	                  Both are JSON in base64url, and exist only in milter-scanwatch
+//	session FACTS     adds the facts of a session that has ended, read from the same log;
+//	                  see milter.Logged. STATUS and FACTS are JSON in base64url. Only
+//	                  milter-scanwatch offers source and session
 //	watch EVIDENCE PREFIX
 //	                  answers {}, and then with a line for each event with this
 //	                  evidence token from this network, in the format of package
@@ -48,16 +49,16 @@ package control
 //	                  disconnected.
 //	bans GENERATION SECONDS
 //	                  answers with the changes to the bans since the generation, or with
-//	                  all bans, within SECONDS if nothing changes: see BanList. A line
-//	                  for each BanEntry follows, and then {"end":true,"entries":N}.
+//	                  all bans. If nothing changes, the answer follows after SECONDS. It
+//	                  is a BanList, a line for each BanEntry, and {"end":true,"entries":N}.
 //	                  A companion that often asks for all bans has to wait for them
-//	questions SECONDS returns {"questions":[{"src":ADDRESS,"lists":[LIST,...]},...]}, within
-//	                  SECONDS if there are no questions: the addresses about which the
-//	                  companion must ask DNS lists
+//	questions SECONDS returns {"questions":[{"src":ADDRESS,"lists":[LIST,...]},...]}: the
+//	                  addresses about which the companion must ask DNS lists. If there
+//	                  are no questions, the answer follows after SECONDS
 //	facts FACTS       passes on answers to questions, separated by commas:
-//	                  ADDRESS;LIST;CODES;SECONDS. CODES are separated by /, or are - if the
-//	                  address is not listed, or ? and a cause if that is unknown. Answers
-//	                  without a question are counted and have no effect
+//	                  ADDRESS;LIST;CODES;SECONDS. CODES are separated by /. They are - if
+//	                  the address is not listed, and ? with a cause if this is unknown.
+//	                  Answers without a question are counted and have no effect
 //	spared ADDRESS    reports whether an export would omit the host
 //	fleet FINGERPRINT succeeds if the filter uses the fleet key with this fingerprint
 //	rows SKEW HOW     returns the rows of the state that other hosts must receive:
@@ -102,7 +103,7 @@ const (
 	refusal = "scanwatch-control denied: "
 
 	maxClients     = 8                // operators
-	maxOfCompanion = 2                // connections per companion of a user
+	maxOfCompanion = 2                // connections of a user, per companion
 	refusalTime    = time.Second      // for sending the reason for a refusal
 	idleTimeout    = 30 * time.Second // between commands
 	writeTimeout   = 10 * time.Second // for one write
@@ -148,10 +149,10 @@ type Status struct {
 	Companions []CompanionStatus `json:"companions,omitempty"`
 	// Lookups is the status of the DNS lists in the configuration.
 	Lookups []dnslist.ListStatus `json:"lookups,omitempty"`
-	// Fleet is the name of this host and the fleet's key; nil without a fleet
-	// statement.
+	// Fleet is the name of this host and the fleet's key. It is nil without a fleet statement.
 	Fleet *FleetStatus `json:"fleet,omitempty"`
-	// Hosts is the status of the other hosts that share their state.
+	// Source is the status of the log that scanwatch follow reads, possibly for a milter. It is nil
+	// if no log is read.
 	Hosts []share.HostStatus `json:"hosts,omitempty"`
 	// Source is the log that scanwatch follow reads, also for a milter; nil without it.
 	Source *SourceStatus `json:"source,omitempty"`
@@ -276,7 +277,7 @@ type Halted struct {
 
 type errorAnswer struct {
 	Error    string `json:"error"`
-	Finished bool   `json:"finished,omitempty"` // set by snapshot once the filter has finished the file, which the client can then read itself
+	Finished bool   `json:"finished,omitempty"` // the segment is complete; the client must read its file
 }
 
 type snapshotAnswer struct {

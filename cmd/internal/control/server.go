@@ -260,7 +260,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 			}
 			return
 		}
-		if err != nil { // for example, too many open files: wait, because smtpd needs them more
+		if err != nil { // for example, too many open files: leave them to smtpd, and retry later
 			select {
 			case <-ctx.Done():
 			case <-time.After(pause):

@@ -82,7 +82,7 @@ type sharedRow struct {
 func (s *Sharing) Hosts() []share.HostStatus {
 	list, files := s.said()
 	if s.Fingerprint == "" && len(files) == 0 {
-		return list // counting the rows is of no use without other hosts
+		return list // without other hosts, the rows need not be counted
 	}
 	list = s.listed(list, files)
 	displaced := s.Memory.Displaced()
@@ -153,7 +153,7 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 		return fmt.Errorf("the filter was started with a different fleet key (%s); restart smtpd", s.Fingerprint)
 	}
 	if !s.Memory.Bans.Loaded() {
-		return memory.ErrNotLoaded // it is still unknown whether bans wait
+		return memory.ErrNotLoaded // until then, it is unknown whether bans are waiting
 	}
 	s.Memory.Announce() // before the companion sends rows of other hosts
 	return a.JSON(Limits{s.Memory.Bans.Waiting(), s.Memory.Room()})
@@ -246,7 +246,7 @@ func (s *Sharing) incoming(a *Answer, args []string, partial bool) error {
 	}
 	freed, err := s.Memory.Incoming(list, skew, s.Now())
 	s.logFreed(freed)
-	if err != nil { // the valid rows have been received; an error would make the companion send all again for ever
+	if err != nil { // not returned: the valid rows are stored, and an error would make the companion resend all rows forever
 		s.Log.Warn("invalid row from another host, skipped", "err", err)
 	}
 	return a.JSON(struct{}{})
@@ -390,9 +390,10 @@ func (s *Sharing) known(name string) error {
 // maxNamed is the maximum number of hosts in an error.
 const maxNamed = 20
 
-// drop waits until the companion has dropped the rows of a host. The companion also deletes the
-// filter's rows, because it must then send the rows of other hosts again. Without an answer,
-// nothing has changed. Without a companion, only the filter has rows.
+// drop waits until the companion has dropped the rows of a host. The companion also deletes these
+// rows in the filter, and then sends the filter any rows that other hosts have as well. If the
+// companion does not answer, nothing changes. Without a companion, the rows are deleted only in the
+// filter.
 func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 	if err := s.known(args[0]); err != nil {
 		return err
@@ -477,13 +478,13 @@ func Drop(c *Client, host string) (d Dropped, err error) {
 	return d, err
 }
 
-// Disown deletes the filter's rows of a host.
+// Disown deletes a host's rows from the filter.
 func Disown(c *Client, host string) (d Dropped, err error) {
 	err = c.ask(&d, "disown", host)
 	return d, err
 }
 
-// DisownAll deletes the filter's rows of hosts that it ignores.
+// DisownAll deletes the rows of ignored hosts from the filter.
 func DisownAll(c *Client, hosts []string) error {
 	for _, host := range hosts {
 		if _, err := Disown(c, host); err != nil {

@@ -21,7 +21,7 @@ import (
 	"scanwatch/store"
 )
 
-// sharing returns a Sharing and a client that may use all of its commands.
+// sharing returns a Sharing, and a client that may use all of its commands.
 func sharing(t *testing.T, log *slog.Logger) (*Sharing, *Client) {
 	t.Helper()
 	s := &Sharing{Memory: memory.New(), Now: noon.UnixMicro, Log: log, Fingerprint: "a-b"}
@@ -55,13 +55,13 @@ func (noDisk) Flush(context.Context) error { return nil }
 
 func (noDisk) Snapshot() (*store.Snapshot, error) { return nil, errors.New("no disk") }
 
-// TestUnbanOnOtherHosts checks that other hosts receive an unban even if this host has
-// none of their bans, or only some of them.
+// TestUnbanOnOtherHosts checks that an unban reaches other hosts even if this host has only some of
+// their bans, or none.
 func TestUnbanOnOtherHosts(t *testing.T) {
 	for _, tt := range []struct {
 		prefix string
 		within bool
-		here   string // banned here
+		here   string // ban on this host
 		sent   int
 	}{
 		{"192.0.2.1/32", false, "", 1},
@@ -85,7 +85,7 @@ func TestUnbanOnOtherHosts(t *testing.T) {
 	}
 }
 
-// bans returns bans on n clients, as another host sends them.
+// bans returns bans on n clients, in the form in which another host sends them.
 func bans(n int, revoked bool) (rows []memory.Foreign) {
 	m := memory.New()
 	m.Announce()
@@ -133,8 +133,7 @@ func TestHosts(t *testing.T) {
 	check("after mx3 is ignored", "mx2 5 server, mx4 0 server")
 }
 
-// TestUnbannedByOthers checks that the filter logs other hosts' unbans once, in a single
-// line.
+// TestUnbannedByOthers checks that the filter logs unbans by other hosts once, all in one line.
 func TestUnbannedByOthers(t *testing.T) {
 	var log bytes.Buffer
 	_, c := sharing(t, slog.New(slog.NewTextHandler(&log, nil)))
@@ -149,8 +148,7 @@ func TestUnbannedByOthers(t *testing.T) {
 	}
 }
 
-// TestInvalidRow checks that an invalid row does not keep the filter from receiving the
-// others.
+// TestInvalidRow checks that the filter accepts all other rows if one row is invalid.
 func TestInvalidRow(t *testing.T) {
 	var log bytes.Buffer
 	s, c := sharing(t, slog.New(slog.NewTextHandler(&log, nil)))
@@ -178,8 +176,8 @@ func TestForeignBeforeLoad(t *testing.T) {
 	}
 }
 
-// TestSeenUnban checks that the filter accepts a ban from a host that already knew of
-// this host's unban.
+// TestSeenUnban checks that an unban on this host does not end a ban by a host that already knew of
+// the unban.
 func TestSeenUnban(t *testing.T) {
 	s, c := sharing(t, slog.New(slog.DiscardHandler))
 	p := netip.MustParsePrefix("192.0.2.0/32")
@@ -227,8 +225,8 @@ func TestImportedIsBounded(t *testing.T) {
 	}
 }
 
-// TestFailedDrop checks that a drop without an answer of the companion changes nothing, and that
-// one with an answer deletes only the rows of the dropped host.
+// TestFailedDrop checks that a drop changes nothing if the companion does not answer. If it
+// answers, only the dropped host's rows must be deleted.
 func TestFailedDrop(t *testing.T) {
 	s, c := sharing(t, slog.New(slog.DiscardHandler))
 	s.Companion = true
@@ -253,7 +251,7 @@ func TestFailedDrop(t *testing.T) {
 		answer <- err
 	}()
 	var list RowList
-	for len(list.Drop) == 0 { // the companion
+	for len(list.Drop) == 0 { // as the companion does
 		var err error
 		if list, _, err = Rows(c, 0, false); err != nil {
 			t.Fatal(err)

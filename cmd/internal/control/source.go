@@ -15,8 +15,8 @@ const MaxFacts = maxLine - 100
 // sourceSilence is the time after which a log is no longer read.
 const sourceSilence = 30 * time.Second
 
-// A Log is the log that scanwatch follow reads for a front end that the mail server itself feeds.
-// The zero value is a log that is not read.
+// A Log is a log that scanwatch follow reads for a milter. The zero value is a log that is not
+// read.
 type Log struct {
 	mu     sync.Mutex
 	status SourceStatus
@@ -45,8 +45,9 @@ func (l *Log) set(s SourceStatus) {
 
 var errNotServing = errors.New("starting or stopping; try again")
 
-// Commands returns the commands of scanwatch follow. Alive is called for each sign of it, and
-// session with the facts of each session. Both report whether the front end serves.
+// Commands returns the commands that scanwatch follow sends. alive is called for each status of the
+// log, and session for the facts of each session. Both report whether the milter is serving
+// clients.
 func (l *Log) Commands(alive func() bool, session func(facts string) (bool, error)) []Command {
 	return []Command{
 		{"source", 1, func(_ context.Context, a *Answer, args []string) error {

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestSource checks the commands with which a milter receives a log, and the status of the log.
+// TestSource checks the commands with which a milter receives sessions from a log, and the status
+// of that log.
 func TestSource(t *testing.T) {
 	var log Log
 	serving, got := false, ""

@@ -41,7 +41,7 @@ type Stats struct {
 	PerDay      int64           `json:"bytes_per_day"`    // growth in the last rateDays; 0 if unknown
 	Days        float64         `json:"days"`             // days until the budget is used up at this growth
 	Dropped     store.Dropped   `json:"dropped"`          // sessions dropped while the segments were written
-	Recent      *store.Dropped  `json:"dropped_since"`    // sessions dropped since the filter started; nil if it is not running
+	Recent      *store.Dropped  `json:"dropped_since"`    // sessions dropped since the filter started; nil without a running filter
 	Memory      []memory.Status `json:"memory,omitempty"` // tables of the running filter
 	Counted     []memory.Day    `json:"counted"`          // all sessions by day, recorded or not
 	Loss        string          `json:"loss,omitempty"`   // a missing or recently lost state.db, with the remedy
@@ -133,7 +133,7 @@ func (s *Stats) derive() {
 		}
 	}
 	recent := rows.Size + sealed.Size
-	if sealed.Records >= sealedEnough { // sealing shrinks a day to about a fifth
+	if sealed.Records >= sealedEnough { // sealing compresses the records of a day to about a fifth
 		recent = sealed.Size + int64(float64(sealed.Size)/float64(sealed.Records)*float64(rows.Records))
 	}
 	if oldest.After(from) {

@@ -13,8 +13,7 @@ import (
 	"scanwatch/store"
 )
 
-// TestCollect checks the numbers and the forecast for a directory with two days'
-// sessions.
+// TestCollect checks the numbers and the forecast for a directory with the sessions of two days.
 func TestCollect(t *testing.T) {
 	now := time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 	d := &statedir.Dir{Path: t.TempDir(), Now: func() time.Time { return now }, Settings: rules.Settings{Budget: 64 << 20}}

@@ -19,7 +19,7 @@ import (
 // many is the number of bans in benchmarks.
 const many = 400_000
 
-// crowd returns a server with many bans, and queries for it. Half of the queries ask about banned
+// crowd returns a server with many bans, and queries for it. Half of the queries are about banned
 // hosts.
 func crowd(b *testing.B) (*Server, [][]byte) {
 	b.Helper()
@@ -60,8 +60,8 @@ func BenchmarkAnswer(b *testing.B) {
 	}
 }
 
-// BenchmarkUDP measures queries over loopback, including the client's time. In the
-// variant with changes, 500 bans per second are added and removed.
+// BenchmarkUDP measures queries over loopback, including the client's time. One variant also adds
+// and removes 500 bans per second.
 func BenchmarkUDP(b *testing.B) {
 	for _, c := range []struct {
 		name    string

@@ -219,7 +219,7 @@ func TestAnswers(t *testing.T) {
 			{"3.0.192.bl.example.org.", kindA, no},
 			{"0.0.127.bl.example.org.", kindA, nodata},
 			{"51.198.bl.example.org.", kindTXT, nodata},
-			{"1.0.0.2.bl.example.org.", kindA, nodata}, // 2.0.0.1, or above 2001::/16
+			{"1.0.0.2.bl.example.org.", kindA, nodata}, // the name of 2.0.0.1, or above 2001::/16
 			{"0.bl.example.org.", kindA, nodata},       // above the IPv6 test address
 			{"8.b.d.0.1.0.0.2.bl.example.org.", kindA, nodata},
 			{"9.b.d.0.1.0.0.2.bl.example.org.", kindA, no},
@@ -292,7 +292,7 @@ zone "bl.sub.example.org" bans
 	}
 }
 
-// TestClouds checks that the hosting provider zone includes the networks of the listed AS
+// TestClouds checks that the zone of hosting providers includes the networks of the listed AS
 // numbers.
 func TestClouds(t *testing.T) {
 	s := ready(t)
@@ -313,7 +313,7 @@ func TestUpdates(t *testing.T) {
 				t.Errorf("%s: %s, want %s", name, got, want)
 			}
 		}
-		check("1.2.0.192", "ServerFailure") // an empty zone would call every address unlisted
+		check("1.2.0.192", "ServerFailure") // with an empty zone, every address would appear to be unlisted
 		check("2.0.0.127", "ServerFailure")
 		on := control.BanList{Enforced: true}
 		apply(s, control.BanList{Full: true, Enforced: true}, banned()...)
@@ -404,7 +404,8 @@ func TestFile(t *testing.T) {
 	if s.problem() != nil {
 		t.Errorf("a file with only a comment: %v", s.problem())
 	}
-	// Changing the permissions changes neither the file's size nor its modification time.
+	// Simulate a change of permissions, which changes neither the file's size nor its modification
+	// time.
 	s.files[0].problem = fs.ErrPermission
 	s.readFiles()
 	if s.problem() != nil {
@@ -563,10 +564,10 @@ func TestClients(t *testing.T) {
 			{"127.0.0.1", 5000, map[string]int{"Success aa": 5000}},
 			{"::ffff:127.0.0.1", 10, map[string]int{"Success aa": 10}},
 			{"198.51.100.7", 2000, map[string]int{"Success aa": 1000, "Success tc": 1000}},
-			{"198.51.100.99", 100, map[string]int{"Success tc": 100}}, // in the same network
+			{"198.51.100.99", 100, map[string]int{"Success tc": 100}}, // in the same network as the previous client
 			{"192.0.2.1", 100, map[string]int{"Refused": 5, "none": 95}},
 			{"2001:db8::1", 100, map[string]int{"Refused": 5, "none": 95}},
-			{"2001:db8::ff:0:0:1", 10, map[string]int{"none": 10}}, // in the same /56
+			{"2001:db8::ff:0:0:1", 10, map[string]int{"none": 10}}, // in the same /56 as the previous client
 		} {
 			if got := count(c.addr, c.n); fmt.Sprint(got) != fmt.Sprint(c.want) {
 				t.Errorf("%s: %v, want %v", c.addr, got, c.want)

@@ -31,7 +31,7 @@ type bans struct {
 	list uint32 // number of complete lists received; used only by apply
 }
 
-// bans are kept small, because there may be hundreds of thousands of them.
+// A ban is a small struct, because there may be hundreds of thousands of them.
 type ban struct {
 	until   uint32 // seconds since started, which is unaffected by clock changes
 	list    uint32 // number of the last complete list that includes this ban

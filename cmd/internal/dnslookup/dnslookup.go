@@ -26,10 +26,10 @@ import (
 // Limits of pending questions. Each list has its own workers, so that a slow list does not delay
 // the others.
 const (
-	workers    = 32   // of a list
-	maxJobs    = 256  // of a list
-	maxAnswers = 1024 // that wait to be sent to the filter
-	maxBatch   = 128  // sent together
+	workers    = 32   // per list
+	maxJobs    = 256  // pending questions per list
+	maxAnswers = 1024 // waiting to be sent to the filter
+	maxBatch   = 128  // answers in one command
 )
 
 // The filter receives the status at least every noteInterval. Changes are detected every
@@ -190,8 +190,8 @@ func (s *Service) start(ctx context.Context, a netip.Addr, id string) {
 	}
 }
 
-// compare finds which of the filter's lists, given by their IDs, are defined differently
-// here.
+// compare finds the lists that the filter and this service define differently. ids contains the IDs
+// of the filter's lists.
 func (s *Service) compare(ids []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -33,7 +33,7 @@ var (
 		Ignore: []netip.Prefix{netip.MustParsePrefix("127.0.0.10/32")}}
 )
 
-// enough is a timeout that tests never reach, and short is one that tests wait for.
+// enough is a timeout that tests never reach. short is a timeout that tests wait for.
 const (
 	enough = time.Minute
 	short  = 50 * time.Millisecond
@@ -52,20 +52,20 @@ func newTestList(t *testing.T, l *rules.Lookup, timeout time.Duration, servers .
 	}
 	z.problem = nil
 	z.limits.all.level, z.limits.of = 0, [networks]bucket{}
-	later := time.Now().Add(time.Hour) // no check is needed before a listing
+	later := time.Now().Add(time.Hour) // until this time, listings need no check
 	z.setChecked(later)
 	return z
 }
 
-// setChecked sets when a list was last checked before a listing counted.
+// setChecked sets the time of the latest check of the list.
 func (z *list) setChecked(at time.Time) {
 	for i := range z.upstreams {
 		z.upstreams[i].checked = [2]time.Time{at, at}
 	}
 }
 
-// TestAnswers checks the answers for working and for misbehaving servers: an error is never a
-// listing.
+// TestAnswers checks the answers for servers that work and for servers that misbehave. An error
+// must never become a listing.
 func TestAnswers(t *testing.T) {
 	soa := func(q *dnsmessage.Message, ttl, least uint32) dnsmessage.Message {
 		m := reply(q, dnsmessage.RCodeNameError)
@@ -114,7 +114,7 @@ func TestAnswers(t *testing.T) {
 			m.Answers[0].Header.Name = dnsmessage.MustNewName("8.2.0.192.bl.example.org.")
 		}), want: "[] 0s failure"},
 		{name: "short address", udp: func(q *dnsmessage.Message) [][]byte {
-			p := packets(good(q))[0] // the record ends with its length and the address
+			p := packets(good(q))[0] // a record ends with the length of its data, and the address
 			p[len(p)-5] = 3
 			return [][]byte{p[:len(p)-1]}
 		}, want: "[] 0s failure"},
@@ -185,7 +185,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestRetry checks that an unanswered question is repeated once, at the next resolver.
+// TestRetry checks that an unanswered question is sent once more, to the next resolver.
 func TestRetry(t *testing.T) {
 	dead := newServer(t, func(q *dnsmessage.Message) [][]byte { return packets(reply(q, dnsmessage.RCodeServerFailure)) }, nil)
 	alive := newServer(t, listed("127.0.0.2"), nil)
@@ -215,8 +215,8 @@ func TestIDs(t *testing.T) {
 	})
 }
 
-// TestCheck checks a list's test (RFC 5782 section 5): the list is disabled while the test fails,
-// and each change is logged once.
+// TestCheck checks a list's test (RFC 5782 section 5). While the test fails, the list must be
+// disabled. Each change must be logged once.
 func TestCheck(t *testing.T) {
 	responses := map[string][]string{}
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
@@ -238,7 +238,7 @@ func TestCheck(t *testing.T) {
 		problem     string
 	}{
 		{nil, nil, "127.0.0.2 is not listed"},
-		{[]string{"127.0.0.2", "127.0.0.77"}, nil, ""}, // codes that the configuration lacks
+		{[]string{"127.0.0.2", "127.0.0.77"}, nil, ""}, // codes that are not in the configuration
 		{[]string{"127.0.0.2"}, []string{"127.0.0.2"}, "127.0.0.1 is listed as 127.0.0.2"},
 		{[]string{"127.255.255.252"}, nil, "error code 127.255.255.252"},
 		{[]string{"127.0.0.2"}, []string{"random"}, "a random loopback address is listed as 127.0.0.2"},
@@ -247,7 +247,7 @@ func TestCheck(t *testing.T) {
 	} {
 		s.do(func() {
 			responses[has], responses[hasNot], responses["random"] = tt.has, tt.hasNot, nil
-			if tt.hasNot != nil && tt.hasNot[0] == "random" { // the list has the right test addresses
+			if tt.hasNot != nil && tt.hasNot[0] == "random" { // the test addresses of the list are correct
 				responses[hasNot], responses["random"] = nil, tt.has
 			}
 		})
@@ -257,7 +257,7 @@ func TestCheck(t *testing.T) {
 		z.test(context.Background())
 		lines := 1
 		if worked && wasFalse {
-			lines = 2 // listings are unknown for their TTL
+			lines = 2 // for the TTL of the false listing, all listings are unknown
 		}
 		wasFalse = !worked && (wasFalse || len(tt.hasNot) > 0 && rules.IsCode(netip.MustParseAddr(tt.has[0])))
 		now = now.Add(time.Hour)
@@ -285,7 +285,7 @@ func TestRate(t *testing.T) {
 	z := newTestList(t, &l, enough, s)
 	now := time.Now()
 	z.now = func() time.Time { return now }
-	clients := 0 // each in another network
+	clients := 0 // each in a different network
 	ask := func(n int) (causes map[string]int) {
 		causes = map[string]int{}
 		for range n {
@@ -326,8 +326,8 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// TestStartRate checks that a service that restarts repeatedly exceeds the rate by at most a few
-// seconds' worth of queries, and that tests' queries also count.
+// TestStartRate checks that a service that restarts repeatedly exceeds the rate by only a few
+// queries. The queries of tests must also count.
 func TestStartRate(t *testing.T) {
 	l := *lookup
 	l.Rate = 10
@@ -383,7 +383,7 @@ func TestNetworks(t *testing.T) {
 			t.Errorf("%s: %d queries, want %d", network, n, want)
 		}
 		n = 0
-		for i := range byte(100) { // other clients; a few share the network's counter
+		for i := range byte(100) { // other clients, a few of which share the network's counter
 			if z.take(netip.AddrFrom4([4]byte{198, 51, i, 1})) == "" {
 				n++
 			}
@@ -432,8 +432,8 @@ func TestRateOfIPv6(t *testing.T) {
 	}
 }
 
-// TestPause checks that simultaneous errors cause a single pause, and that codes missing from the
-// configuration cause none.
+// TestPause checks that simultaneous errors cause only one pause, and that codes that are not in
+// the configuration cause none.
 func TestPause(t *testing.T) {
 	z := newTestList(t, lookup, enough)
 	now := time.Now()
@@ -459,7 +459,7 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// TestWildcard checks that no listing counts if the list contains every host, and that one check is
+// TestWildcard checks that no listing counts if the list contains every host. One check must be
 // enough for all listings within a second.
 func TestWildcard(t *testing.T) {
 	wildcard := false
@@ -522,13 +522,13 @@ func TestWildcard(t *testing.T) {
 		if ok, wrong := z.test(context.Background()); !ok || wrong || ask() != causeDisabled {
 			t.Errorf("the test failed: %v, %v", ok, wrong)
 		}
-		if now = now.Add(600 * time.Second); ask() != "" { // the listings' TTL
+		if now = now.Add(600 * time.Second); ask() != "" { // the TTL of the listings has passed
 			t.Error("a listing does not count after the TTL of false listings")
 		}
 		now = now.Add(confirmed)
 	}
 
-	// Without the check's result, a listing does not count.
+	// Without a result of the check, a listing does not count.
 	reset()
 	z = newTestList(t, &l, enough, newServer(t, func(q *dnsmessage.Message) [][]byte {
 		if strings.HasPrefix(q.Questions[0].Name.String(), "7.2.0.192.") {
@@ -542,7 +542,7 @@ func TestWildcard(t *testing.T) {
 	}
 }
 
-// TestCheckShared checks that simultaneous listings share one check.
+// TestCheckShared checks that one check is made for several simultaneous listings.
 func TestCheckShared(t *testing.T) {
 	var checks atomic.Int64
 	s := newServer(t, func(q *dnsmessage.Message) [][]byte {
@@ -597,8 +597,8 @@ func zone(origin string, names ...string) func(q *dnsmessage.Message) [][]byte {
 	}
 }
 
-// TestZoneWildcard checks that a zone's wildcard disables the list, both in a test and before the
-// first listing, although the wildcard does not apply to the names of loopback addresses.
+// TestZoneWildcard checks that a wildcard in a zone disables the list, both in a test and before
+// the first listing. The wildcard does not apply to the names of loopback addresses.
 func TestZoneWildcard(t *testing.T) {
 	names := []string{"2.0.0.127", rules.Question(netip.MustParseAddr("::ffff:127.0.0.2"), "x")}
 	names[1] = strings.TrimSuffix(names[1], ".x")
@@ -623,8 +623,9 @@ func TestZoneWildcard(t *testing.T) {
 	}
 }
 
-// TestResolvers checks that each resolver is tested. A resolver that fails is not used, and the
-// status names it. The check before a listing uses the resolver that returned the listing.
+// TestResolvers checks that each resolver is tested. A resolver that fails must not be used, and
+// the status must name it. The check before a listing must use the resolver that returned the
+// listing.
 func TestResolvers(t *testing.T) {
 	loses := false
 	good := zone("bl.example.org", "2.0.0.127")
@@ -674,11 +675,11 @@ func TestResolvers(t *testing.T) {
 	}
 }
 
-// TestCachedListing checks that a false listing does not count while a resolver may still cache it
-// after the list is repaired, and that the status reports this.
+// TestCachedListing checks that a resolver's listings do not count while its cache may contain a
+// false listing, even if the list itself has been repaired. The status must report this.
 func TestCachedListing(t *testing.T) {
 	wildcard := false
-	good := zone("bl.example.org", "2.0.0.127", "7.2.0.192") // 192.0.2.7 is in the cache
+	good := zone("bl.example.org", "2.0.0.127", "7.2.0.192") // the cache contains a listing of 192.0.2.7
 	server := newServer(t, func(q *dnsmessage.Message) [][]byte {
 		if wildcard {
 			return packets(reply(q, dnsmessage.RCodeSuccess, addresses(q, 900, "127.0.0.4")...))
@@ -713,11 +714,11 @@ func TestCachedListing(t *testing.T) {
 	}
 }
 
-// TestCheckAfterListing checks that if a listing counts because of an earlier check, a new check
-// follows even without another listing.
+// TestCheckAfterListing checks that a listing that relied on an earlier check is followed by a new
+// check, even if there is no other listing.
 func TestCheckAfterListing(t *testing.T) {
 	for _, address := range []string{"192.0.2.7", "2001:db8::7"} {
-		s := newServer(t, listed("127.0.0.2"), nil) // since the check, the list contains every host
+		s := newServer(t, listed("127.0.0.2"), nil) // after the check, the list contains every host
 		z := newTestList(t, lookup, enough, s)
 		now := time.Now()
 		z.now = func() time.Time { return now }
@@ -740,8 +741,8 @@ func TestCheckAfterListing(t *testing.T) {
 	}
 }
 
-// TestRegions checks that a list that contains most hosts of a region is disabled even if it lacks
-// the test addresses, and that a list of many hosts is not.
+// TestRegions checks that a list of most hosts of a region is disabled even if it lacks the test
+// addresses. A list of many hosts must remain enabled.
 func TestRegions(t *testing.T) {
 	for _, tt := range []struct {
 		lists string
@@ -778,7 +779,7 @@ func TestRegions(t *testing.T) {
 	}
 }
 
-// addrOf returns the address that a question asks about, or the zero Addr.
+// addrOf returns the address in a query's name, or the zero Addr.
 func addrOf(name string) netip.Addr {
 	labels := strings.Split(name, ".")
 	slices.Reverse(labels)
@@ -794,8 +795,8 @@ func addrOf(name string) netip.Addr {
 	return a
 }
 
-// TestCheckNoAnswer checks that if a check is unanswered, the list is not used, and other pending
-// listings do not repeat the check. The status reports the problem until a test succeeds.
+// TestCheckNoAnswer checks that a list is not used if a check has no answer. Other pending listings
+// must not repeat the check. The status must report the problem until a test succeeds.
 func TestCheckNoAnswer(t *testing.T) {
 	var probes atomic.Int64
 	dead := true
@@ -844,8 +845,8 @@ func TestCheckNoAnswer(t *testing.T) {
 	}
 }
 
-// TestRetest checks the intervals between a list's tests: while the resolver is down, they start at
-// seconds and grow to a maximum, and one line is logged.
+// TestRetest checks the intervals between a list's tests. While the resolver is down, the intervals
+// must increase from seconds to a maximum, and one line must be logged.
 func TestRetest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
@@ -874,8 +875,8 @@ func TestRetest(t *testing.T) {
 	})
 }
 
-// TestRefused checks that an unreachable resolver always causes the same error text. With the
-// client's port, the text would differ.
+// TestRefused checks that the error for an unreachable resolver is always the same text. The text
+// must not contain the client's port, which varies.
 func TestRefused(t *testing.T) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -1021,7 +1022,7 @@ func TestUnusableKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.lists[lookup.ID()].problem = nil // the test has passed
+	s.lists[lookup.ID()].problem = nil // as if the test had succeeded
 	if used, err := s.status(); used != 1 || err == nil || !strings.Contains(err.Error(), "bad: key: ") || !strings.Contains(err.Error(), "restart the service") {
 		t.Errorf("%d lists in use: %v", used, err)
 	}
@@ -1034,8 +1035,8 @@ func TestUnusableKey(t *testing.T) {
 	}
 }
 
-// TestDeadResolver checks that a resolver that stops answering disables the list and is logged, and
-// that only answers count as success.
+// TestDeadResolver checks that a list is disabled, and that this is logged, if its resolver stops
+// answering. Only answers must count as success.
 func TestDeadResolver(t *testing.T) {
 	alive := true
 	server := newServer(t, func(q *dnsmessage.Message) [][]byte {
@@ -1142,8 +1143,8 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// FuzzResponse checks that no packet causes a panic, and that only a response to the question is
-// used, with at most maxAddresses addresses.
+// FuzzResponse checks that no packet causes a panic. Only a response to the question must be
+// accepted, with at most maxAddresses addresses.
 func FuzzResponse(f *testing.F) {
 	const id, name = 0x1234, "7.2.0.192.bl.example.org"
 	query, err := newQuery(id, name)

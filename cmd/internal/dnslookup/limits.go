@@ -9,13 +9,13 @@ import (
 // Limits of a list's queries.
 const (
 	defaultRate = 1  // average number of queries per second
-	burst       = 60 // queries that may be sent together, in seconds at the average rate
+	burst       = 60 // maximum burst, in seconds at the average rate
 	// first is the burst allowed immediately after a start. It is small, so that a service that
 	// restarts repeatedly does not exceed the rate.
 	first = 5
 	// Clients in one network may use at most 1/share of the rate.
 	share    = 4
-	networks = 1024 // counters; networks with the same hash share one
+	networks = 1024 // number of counters; networks with the same hash share a counter
 	// All IPv6 clients may use at most 1/sixShare of the rate. Otherwise a client with many IPv6
 	// networks could use up the rate.
 	sixShare = 2
@@ -24,7 +24,7 @@ const (
 // A bucket counts queries, and drains at a constant rate.
 type bucket struct {
 	level float64
-	at    time.Time // of level
+	at    time.Time // time of level
 }
 
 // drain lowers the level, and returns how many queries still fit into a bucket of the given size.
@@ -34,8 +34,8 @@ func (b *bucket) drain(now time.Time, rate, size float64) (room float64) {
 	return size - b.level
 }
 
-// A limiter limits a list's queries: all of them, those about IPv6 clients, and those about clients
-// in one network.
+// A limiter limits three rates of a list's queries: all queries, queries about IPv6 clients, and
+// queries about clients in one network.
 type limiter struct {
 	rate float64
 	all  bucket
@@ -71,8 +71,8 @@ func (l *limiter) take(a netip.Addr, now time.Time) bool {
 	return true
 }
 
-// spend counts queries that are never delayed: tests and repeated queries. Later queries wait for
-// them.
+// spend counts tests and repeated queries, which are never delayed. Later queries are delayed
+// instead.
 func (l *limiter) spend(n int, now time.Time) {
 	l.all.drain(now, l.rate, l.rate*burst)
 	l.all.level += float64(n)

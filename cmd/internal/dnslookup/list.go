@@ -26,21 +26,22 @@ import (
 // Intervals of a list's tests and checks.
 const (
 	testInterval = 5 * time.Minute
-	// A listing counts only if its list was checked within this time. After a listing that relied
-	// on an earlier check, another check follows when this time ends.
+	// A listing counts only if its list was checked within this time before it. After such a
+	// listing, the list is checked again when this time has passed.
 	confirmed = time.Second
-	// leastDistrust is the minimum time for which listings are unknown after the list contained
-	// every host.
+	// A list that appeared to contain every host is distrusted: for at least leastDistrust, its
+	// listings are unknown.
 	leastDistrust = time.Minute
 )
 
-// regions contains the halves of IPv4, and the public part of IPv6. No list contains most hosts of
-// a region, but lists of dynamic addresses contain many. A list therefore fails the test only if it
-// contains all of regionSample random addresses.
+// regions contains the two halves of the IPv4 address space, and the public part of IPv6. No list
+// contains most hosts of a region, but lists of dynamic addresses contain many. The test therefore
+// asks about regionSample random addresses in a region, and a list fails only if it contains all of
+// them.
 var regions = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("128.0.0.0/1"), netip.MustParsePrefix("2000::/3")}
 
-// With this regionSample, a list of half of all addresses fails the test once in several years. The
-// first address that is not listed ends the test of a region.
+// With this value, a list of half of all addresses fails the test by chance once in several years.
+// The test of a region ends at the first address that is not listed.
 const regionSample = 20
 
 // Causes of an unknown answer; see dnslist.Causes.
@@ -59,9 +60,8 @@ var (
 	testAbsent = netip.MustParseAddr("127.0.0.1")
 )
 
-// unusedAddr returns a random address that no list contains, because lists contain no loopback
-// addresses except a few test addresses. No resolver has the response for a random address in its
-// cache.
+// unusedAddr returns a random loopback address. Lists contain no loopback addresses except a few
+// test addresses. Because the address is random, no resolver has its response in the cache.
 func unusedAddr() netip.Addr {
 	ip := [4]byte{127}
 	_, _ = rand.Read(ip[1:]) // never fails
@@ -83,9 +83,10 @@ func publicAddr(region netip.Prefix) netip.Addr {
 	}
 }
 
-// unusedLabel returns a random label that cannot be part of an address. Only a zone's wildcard
-// gives such a name an address. Addresses in one network do not suffice for the check: a wildcard
-// does not apply to names below an existing name such as 127.bl.example.org (RFC 4592).
+// unusedLabel returns a random label that cannot be part of an address. A name with this label has
+// an address only if the zone contains a wildcard. Queries for unused addresses do not find every
+// wildcard, because a wildcard does not apply to names below an existing name such as
+// 127.bl.example.org (RFC 4592).
 func unusedLabel() string {
 	label := make([]byte, 16)
 	_, _ = rand.Read(label) // never fails
@@ -102,7 +103,7 @@ type upstream struct {
 	unchecked  [2]bool      // a listing has counted since the latest check
 
 	// Protected by the list's mu.
-	problem  error         // why the resolver is not used, or nil
+	problem  error         // reason why the resolver is not used, or nil
 	falsely  time.Duration // longest TTL of false listings since the latest successful test
 	distrust time.Time     // until then, the resolver may cache false listings
 }
@@ -111,12 +112,12 @@ type upstream struct {
 type list struct {
 	*rules.Lookup
 	id   string
-	zone string // includes the key: never in logs, errors or the status
+	zone string // includes the key, so logs, errors and the status must not contain it
 	dns  *resolver
 	log  *slog.Logger
 	now  func() time.Time
 
-	jobs   chan netip.Addr // questions that wait
+	jobs   chan netip.Addr // pending questions
 	tests  chan struct{}   // has a value if a test is due immediately
 	checks chan struct{}   // has a value if listings have counted since the latest check
 
@@ -124,9 +125,9 @@ type list struct {
 
 	mu      sync.Mutex
 	limits  limiter
-	errors  int // in a row
+	errors  int // consecutive
 	resumes time.Time
-	problem error // of the latest test; errUntested before any test
+	problem error // problem in the latest test; errUntested before the first test
 	// broken is set if the list can never be asked; problem gives the reason.
 	broken   bool
 	answered bool // a resolver has answered since the latest call of fresh
@@ -210,8 +211,8 @@ func checkKey(name string, info fs.FileInfo) error {
 	return nil
 }
 
-// CheckKey returns an error if the companion, which runs as the user uid, cannot use a list's key,
-// but does not read the key. Services started by root can also use keys that belong to root.
+// CheckKey returns an error if a list's key is unusable for the companion, which runs as the user
+// uid. It does not read the key. Services started by root can also use keys that belong to root.
 func CheckKey(l *rules.Lookup, uid uint32) error {
 	if l.Key == "" {
 		return nil
@@ -301,9 +302,10 @@ func (z *list) take(a netip.Addr) string {
 	return ""
 }
 
-// Before a listing counts, confirm checks that the list does not contain every host. confirm asks
-// the resolver that returned the listing. One check is enough for all listings within a second;
-// another check follows them. confirm returns the reason why the listing does not count, or "".
+// confirm checks that the list does not contain every host. A listing counts only after this check,
+// for which confirm asks the resolver that returned the listing. One check is enough for all
+// listings within a second. After these listings, the list is checked once more. The result is the
+// reason why the listing does not count, or "".
 func (z *list) confirm(ctx context.Context, via int, client netip.Addr) (cause string) {
 	u := &z.upstreams[via]
 	u.confirming.Lock()
@@ -353,8 +355,8 @@ func (z *list) probe(ctx context.Context, via, family int) (cause string) {
 	return ""
 }
 
-// recheck checks the list again if listings have counted since the latest check. On a server with
-// few clients, there may be no later listing to cause a check.
+// recheck checks the list again if listings have counted since the latest check. Without recheck, a
+// server with few clients might not check the list for a long time.
 func (z *list) recheck(ctx context.Context) {
 	for via := range z.upstreams {
 		for family := range 2 {
@@ -372,8 +374,7 @@ func (z *list) recheckFamily(ctx context.Context, via, family int) {
 	}
 }
 
-// falseTTL returns how long a resolver may cache r, an answer that lists a host that no list
-// contains.
+// falseTTL returns how long a resolver may cache r, a response that falsely lists a host.
 func (r *response) falseTTL() time.Duration {
 	if slices.ContainsFunc(r.addrs, rules.IsCode) {
 		return max(r.ttl, leastDistrust)
@@ -402,7 +403,7 @@ func (z *list) trusts(via int) bool {
 	return u.problem == nil && !z.now().Before(u.distrust)
 }
 
-// suspected reports whether any resolver returned a listing for a host that no list contains.
+// suspected reports whether any resolver has returned a false listing; see falseTTL.
 func (z *list) suspected() bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -432,7 +433,7 @@ func (z *list) note(cause string) {
 	switch {
 	case cause == "" || cause == causeCode: // an answer, even if it has no effect
 		z.errors = 0
-	case cause == causeDisabled || now.Before(z.resumes): // a question from before the pause
+	case cause == causeDisabled || now.Before(z.resumes): // the question was asked before the pause
 	default:
 		if z.errors++; z.errors >= maxErrors {
 			z.resumes = now.Add(pause(z.errors - maxErrors + 1))
@@ -474,8 +475,9 @@ func (z *list) unusable() (first error) {
 	return first
 }
 
-// unused returns the problems of resolvers that are not used although others are, and of resolvers
-// whose listings do not count, or nil.
+// unused returns the problems of resolvers that are not in use although other resolvers are. It
+// also returns the problems of resolvers whose listings do not count. The result is nil without
+// such problems.
 func (z *list) unused() error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -596,16 +598,17 @@ func changed(before, err error) bool {
 }
 
 // news reports whether a test's result must be logged, because the list or the resolver was
-// disabled or enabled. A successful test triggered by a doubt is not logged.
+// disabled or enabled. If a test was started by a suspicious listing and succeeds, its result is
+// not logged.
 func news(before, err error) (disabled, enabled bool) {
 	doubt := func(err error) bool { return errors.Is(err, errSuspect) || errors.Is(err, errNoAnswer) }
 	return changed(before, err) && !doubt(err), err == nil && before != nil && !doubt(before)
 }
 
 // check queries a resolver for the test addresses, unused addresses, an unused label and samples of
-// public addresses. The test address may have codes that the configuration lacks. answered reports
-// whether the list answered all questions before the error. falsely is the longest result of
-// falseTTL.
+// public addresses. A test address may have codes that are not in the configuration. answered
+// reports whether the list answered all questions before the error. falsely is the longest result
+// of falseTTL.
 func (z *list) check(ctx context.Context, via int) (answered bool, falsely time.Duration, err error) {
 	unused := unusedAddr()
 	for _, t := range []struct {

@@ -104,7 +104,7 @@ func (r *response) answers(p *dnsmessage.Parser, name string) error {
 			return errCorrupt
 		case h.Type == dnsmessage.TypeCNAME:
 			return errors.New("alias instead of an address")
-		case h.Type != dnsmessage.TypeA: // for example, a signature
+		case h.Type != dnsmessage.TypeA: // such as a DNSSEC signature
 			if p.SkipAnswer() != nil {
 				return errCorrupt
 			}

@@ -14,17 +14,17 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A server is a DNS server for tests. For each query, udp and tcp return the packets or bytes to
-// send.
+// A server is a DNS server for tests. The functions udp and tcp return the packets or bytes to send
+// in response to a query.
 type server struct {
 	addr    netip.AddrPort
 	udp     func(q *dnsmessage.Message) [][]byte
 	tcp     func(q *dnsmessage.Message) [][]byte
 	queries atomic.Int64
-	mu      sync.Mutex // held during a call of udp
+	mu      sync.Mutex // held while udp is called
 }
 
-// do calls f while the server is handling no query.
+// do calls f while the server is not handling a query.
 func (s *server) do(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -46,7 +46,7 @@ func (p *Engine) prepareCompanions() {
 	} else if r.problem != "" {
 		p.Log.Warn("no companions", "because", r.problem)
 	}
-	if r.problem != "" { // the status must name the companions
+	if r.problem != "" { // the status must show the companions and the problem
 		p.runDir, p.companions = "", control.DisabledCompanions(p.set.Companions, r.problem)
 		return
 	}
@@ -60,7 +60,7 @@ func (p *Engine) prepareCompanions() {
 func (p *Engine) joinFleet() {
 	p.sharing = &control.Sharing{Memory: p.memory, Now: p.eventTime, Log: p.Log}
 	p.sharing.Companion = slices.ContainsFunc(p.set.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare })
-	if !p.sharing.Companion { // files contain the bans and the standing on their hosts
+	if !p.sharing.Companion { // imported files contain both the bans and the standing of other hosts
 		p.memory.Bans.HaveStanding()
 	}
 	if p.set.Fleet == nil {
@@ -149,8 +149,9 @@ func (p *Engine) sparedHost(h control.Names) bool {
 	return policy != nil && policy.Passes(&f)
 }
 
-// withdraw ends the bans that are based on listings that a list has withdrawn. A ban imposed more
-// than dnslist.MaxTTL ago is based on an earlier answer from the list.
+// withdraw ends the bans that are based on listings that a list has withdrawn. A ban that was
+// imposed more than dnslist.MaxTTL ago is kept, because it is based on an earlier answer from the
+// list.
 func (p *Engine) withdraw(list *rules.Lookup, listed []netip.Addr) {
 	now, policy := p.eventTime(), p.policies.policy()
 	if policy == nil {
@@ -209,8 +210,8 @@ func withhold(p *Engine) {
 	}
 }
 
-// networksWithStanding determines which of the given networks have a host with recent
-// mail or a recent login, or one that is exempt because of its standing on another host.
+// networksWithStanding maps each given network to true if a host in it is protected by a recent
+// login, by recent mail, or by its standing on another host.
 func (p *Engine) networksWithStanding(all []netip.Prefix, now int64) map[netip.Prefix]bool {
 	standing := map[netip.Prefix]bool{}
 	var bits [2][129]bool // prefix lengths in use, by address family

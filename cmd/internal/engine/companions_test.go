@@ -85,9 +85,9 @@ func TestUnsafeRunDir(t *testing.T) {
 	}
 }
 
-// TestRunDirIsNoStateDir checks that the filter does not create the companions' socket in
-// the state directory. If the filter creates a directory for the socket, companions must
-// be able to enter it regardless of the umask.
+// TestRunDirIsNoStateDir checks that the filter does not create the companions' socket in the state
+// directory. If the filter creates a directory for the socket, companions must be able to enter
+// that directory, regardless of the umask.
 func TestRunDirIsNoStateDir(t *testing.T) {
 	old := syscall.Umask(0o077)
 	defer syscall.Umask(old)
@@ -108,7 +108,7 @@ func TestRunDirIsNoStateDir(t *testing.T) {
 	}
 }
 
-// TestSparing checks that companions are never sent a ban that an export would omit.
+// TestSparing checks that companions never receive a ban that an export would omit.
 func TestSparing(t *testing.T) {
 	p := withCompanions(t, `own-address 203.0.113.9
 table <friends> { 203.0.113.1, friend.example.org }
@@ -140,7 +140,7 @@ pass match src <partners>
 	}
 }
 
-// elsewhere gives p a ban from the host mx3, and mail that mx2 accepted earlier.
+// elsewhere adds a ban by the host mx3 to p, and mail that the host mx2 accepted earlier.
 func elsewhere(t *testing.T, p *Engine, prefix string, mail ...string) {
 	t.Helper()
 	now := p.eventTime()
@@ -170,9 +170,9 @@ func elsewhere(t *testing.T, p *Engine, prefix string, mail ...string) {
 	p.memory.Bans.HaveStanding()
 }
 
-// TestExemptLater checks that another host's ban, after it has been enforced here, is removed
-// from firewalls when the banned hosts become exempt by address, and that bans on networks
-// and on an IPv6 /64 are never added.
+// TestExemptLater checks what happens to another host's ban that is already in firewalls when the
+// banned hosts become exempt by address. The ban must then be removed from firewalls. Bans on
+// networks and on IPv6 /64s must not be added in the first place.
 func TestExemptLater(t *testing.T) {
 	for _, c := range []struct {
 		name, ban, config string
@@ -209,8 +209,8 @@ func TestExemptLater(t *testing.T) {
 	}
 }
 
-// TestSparedHost checks that a host is not reported if it is exempt only by a name, or by a
-// DNS list's answer.
+// TestSparedHost checks that a host is not reported even if it is exempt only because of a name or
+// of a DNS list's answer.
 func TestSparedHost(t *testing.T) {
 	p := withCompanions(t, `companion lookup user 12345
 lookup wl allowlist "wl.example.org" codes 127.0.0.2
@@ -240,7 +240,7 @@ pass match rdns "*.list.example" fcrdns pass !listed wl
 	client := netip.MustParseAddr("192.0.2.77")
 	wl := p.policies.policy().Lookups
 	p.lookups.Use(wl)
-	p.lookups.Questions(t.Context(), 0) // a companion runs
+	p.lookups.Questions(t.Context(), 0) // as a running companion does
 	p.lookups.Ask(client, false, nil)
 	p.lookups.Questions(t.Context(), time.Minute)
 	if err := p.lookups.Answer(dnslist.Answer{Addr: client, List: wl[0].ID()}); err != nil {
@@ -291,7 +291,7 @@ rule other phase mail-from match listed other reject ban 1d
 }
 
 // TestInvalidConfiguration checks that the filter uses the configured state directory even if other
-// statements have errors.
+// statements contain errors.
 func TestInvalidConfiguration(t *testing.T) {
 	lists, err := lookup.Builtin()
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"scanwatch/rules"
 )
 
-// smtpd accepts no connections until its filters have completed the handshake, so each
-// disk access before the handshake has a timeout. After a timeout, the filter starts without the data.
+// smtpd accepts no connections until its filters have completed the handshake, so each disk access
+// before the handshake has a timeout. After a timeout, the filter starts without the data.
 const (
 	configTimeout = 5 * time.Second // for the configuration and all files that it includes
 	diskTimeout   = time.Second     // for all other data on disk
@@ -38,13 +38,13 @@ func withTimeout[T any](log *slog.Logger, what string, timeout time.Duration, f 
 	}
 }
 
-// enterSandbox restricts the process to the operations that the settings and the
-// configuration require, and logs the restrictions. The front end also reads the given files. No other goroutine may access the
-// disk during the call.
+// enterSandbox restricts the process to the operations that the settings and the configuration
+// require, and logs the restrictions. read lists additional files that the front end reads. No
+// other goroutine may access the disk during the call.
 func (p *policies) enterSandbox(set rules.Settings, runDir string, read []string) {
-	// Run without a sandbox if the disk is not responding, because waiting would block
-	// the mail server. Entering the sandbox later is not an option, because the whole
-	// process would block until the disk answers; see Enter.
+	// If the disk is not responding, run without a sandbox, because waiting would block the mail
+	// server. The sandbox cannot be entered later, because the whole process would block until the
+	// disk answers; see Enter.
 	without := func() {
 		p.log.Warn("no sandbox: disk timeout; restart smtpd when the disk answers")
 	}
@@ -79,9 +79,9 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string, read []string
 	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
-// giveUpRoot switches a filter that is running as root to the state directory's owner.
-// Otherwise the owner could replace files in the directory with links and make root write to
-// other files.
+// giveUpRoot makes a filter that is running as root continue as the state directory's owner.
+// Otherwise, the owner could replace files in the directory with links, and root would write to the
+// files that the links name.
 func giveUpRoot(dir string, log *slog.Logger) {
 	if os.Geteuid() != 0 {
 		return

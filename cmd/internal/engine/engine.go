@@ -36,14 +36,14 @@ import (
 	"scanwatch/store"
 )
 
-// A Program describes a program that has a front end.
+// A Program is a program with a front end, the part that receives events from a mail server.
 type Program struct {
 	Name string
 	// FrontEnd is the name of the front end in records, or "" for smtpd.
 	FrontEnd string
 	Version  string
 	Usage    string
-	// Flags, if set, adds flags to the common flags of all front ends.
+	// Flags, if set, adds flags to those that all programs have.
 	Flags func(*flag.FlagSet)
 	// Server is the program that the operator must restart for all settings to take
 	// effect.
@@ -124,7 +124,7 @@ type Engine struct {
 	writer     *store.Writer
 	state      *store.State
 
-	policyVerbose bool // the configuration has log verbose
+	policyVerbose bool // log verbose is set in the configuration
 
 	frontEnd *os.File      // keeps other front ends out of the state directory
 	stopLive func()        // stops background work
@@ -150,9 +150,9 @@ func (p *Engine) Dir() string { return p.set.Store }
 // name returns the name of the front end.
 func (program *Program) name() string { return cmp.Or(program.FrontEnd, "smtpd") }
 
-// Alone returns an error if another front end is using the state directory, because each would lack
-// the other's bans and standing. The error is already logged, and nothing was written to the
-// directory.
+// Alone returns an error if another front end is using the state directory, because each front end
+// would lack the bans and the standing that the other one stores. Alone logs the error, and writes
+// nothing to the directory.
 func (p *Engine) Alone() (err error) {
 	_ = os.Mkdir(p.Dir(), 0o750)
 	switch p.frontEnd, err = control.Claim(p.Dir(), p.program.name()); {
@@ -185,7 +185,7 @@ func build(program *Program, s Settings, stderr io.Writer) (*Engine, error) {
 	}
 	p.setLevel()
 	p.Log = newLogger(p.logs, p.level, program.Server)
-	p.ownAddrs = prefix.Local() // impossible inside the sandbox
+	p.ownAddrs = prefix.Local() // not possible inside the sandbox
 	p.lists = shippedLists(p.Log)
 	safego.Go(p.Log, "reading the shipped lists", func() { p.lists() })
 	p.policies = policies{
@@ -240,7 +240,7 @@ func (p *Engine) verboseLog() bool { return p.level.Level() <= slog.LevelInfo }
 
 // openStore opens the state directory in the background.
 func (p *Engine) openStore() {
-	stateMax := min(p.set.Budget/2, memory.AllBytes) // the state counts against the budget
+	stateMax := min(p.set.Budget/2, memory.AllBytes) // the state is part of the budget
 	p.memory.Limit(stateMax)
 	p.memory.Follow()
 	used, ok := withTimeout(p.Log, "looking for the state", diskTimeout, func() bool { return store.Used(p.set.Store) })
@@ -276,7 +276,7 @@ func (p *Engine) eventTime() int64 { return p.memory.Now(p.now().UnixMicro()) }
 
 // use passes a policy and the configured databases to the pipeline, if there is one.
 func (p *Engine) use(policy *rules.Policy, c *config.Config) {
-	if policy.Log.Verbose != p.policyVerbose { // a reload must not undo scanwatch log unless the setting changed
+	if policy.Log.Verbose != p.policyVerbose { // unless the setting has changed, a reload must not undo the command scanwatch log
 		p.policyVerbose = policy.Log.Verbose
 		p.setLevel()
 	}
@@ -285,7 +285,7 @@ func (p *Engine) use(policy *rules.Policy, c *config.Config) {
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.Pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
-	p.lookups.Use(policy.Lookups) // wakes pending requests, so the pipeline must already have the policy
+	p.lookups.Use(policy.Lookups) // pending requests continue at once, so the pipeline must already have the policy
 	p.memory.Bans.Restart()       // the mode and the exempt hosts may have changed
 }
 
@@ -431,7 +431,7 @@ func shippedLists(log *slog.Logger) func() *lookup.Lists {
 	})
 }
 
-// newLogger returns a logger without timestamps, which smtpd and syslog add. Messages name
+// newLogger returns a logger without timestamps, because smtpd and syslog add them. Messages name
 // the given server.
 func newLogger(w io.Writer, level slog.Leveler, server string) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{

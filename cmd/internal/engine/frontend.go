@@ -20,9 +20,9 @@ func inUse(dir string, log *slog.Logger) {
 	log.Error("another front end uses the state directory", "statedir", dir, "program", other.Program(), "pid", other.PID, "hint", "give each its own with -s, or stop the other one")
 }
 
-// claim waits until no other front end is using the state directory, and returns the lock.
-// After a restart of smtpd, the previous filter may still be saving its records. If the disk
-// fails, the engine runs without a lock.
+// claim waits until no other front end is using the state directory, and returns the lock. After a
+// restart of smtpd, the previous filter may still be saving its records. If the disk fails, claim
+// returns nil, and the engine runs without a lock.
 func claim(live context.Context, dir, name string, log *slog.Logger) *os.File {
 	since, logged := time.Now(), false
 	for live.Err() == nil {

@@ -92,7 +92,7 @@ func (p *policies) endHalt(now time.Time) {
 	}
 	p.setHalt(control.Halt{})
 	p.log.Warn("observing only has ended", "mode", p.status().Mode)
-	if err := saveHalt(p.dir, control.Halt{}); err != nil { // otherwise a restart would reactivate the halt
+	if err := saveHalt(p.dir, control.Halt{}); err != nil { // without the removal, a restart would reactivate the halt
 		p.log.Warn("mode not saved", "err", err)
 	}
 }
@@ -120,7 +120,7 @@ func (p *policies) modeCommand() control.Command {
 		case h.On && seconds > 0:
 			h.Until = time.Now().Add(time.Duration(seconds) * time.Second).Truncate(time.Second)
 		}
-		p.setHalt(h) // before the disk write, which may block
+		p.setHalt(h) // must precede the write to disk, which may block
 		if h.On {
 			p.log.Warn("observing only, by the operator", p.halted(h)...)
 		} else {

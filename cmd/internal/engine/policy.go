@@ -35,9 +35,9 @@ type policies struct {
 	dir    string // state directory; initially the flag's value
 	lists  func() *lookup.Lists
 	use    func(*rules.Policy, *config.Config)
-	server string        // program that the operator restarts; empty: smtpd
-	asked  smtp.PhaseSet // phases that the front end asks in
-	all    bool          // the front end asks in all phases
+	server string        // program that the operator restarts; "" means smtpd
+	asked  smtp.PhaseSet // phases that the front end has registered
+	all    bool          // the front end sends requests in all phases
 	log    *slog.Logger
 	find   func(string) string // config.Find
 	mu     sync.Mutex          // held during a reload
@@ -240,7 +240,7 @@ func (p *policies) reload(forced bool) error {
 		p.log.Warn("companions changed; restart smtpd")
 		p.note(nil, "companions changed; restart smtpd")
 	}
-	if p.fleet != fleetText(c.Policy) { // last, because its remedy also restarts the other companions
+	if p.fleet != fleetText(c.Policy) { // checked last, because the remedy also restarts the other companions
 		p.log.Warn("fleet changed; restart smtpd, then the service of companion share")
 		p.note(nil, "fleet changed; restart smtpd, then the service of companion share")
 	}

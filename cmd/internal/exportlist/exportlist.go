@@ -49,21 +49,21 @@ type Options struct {
 	Policy   *config.Config // nil without a configuration
 	Selector *selector.Selector
 	Bans     bool // include bans
-	Found    bool // include hosts with evidence that Selector selects
+	Found    bool // include hosts with selected evidence; see Selector
 	// Private includes private, loopback and link-local addresses.
 	Private    bool
 	Confidence int           // minimum rank; see export.Confidence
 	TTL        time.Duration // lifetime of entries for findings
-	// AcceptLoss is the last day for which the operator accepts losses. Records up to that day may
-	// be missing, and so may bans imposed before it.
+	// AcceptLoss is the last day for which the operator accepts that data may be missing: records
+	// up to that day, and bans imposed before it.
 	AcceptLoss time.Time
 	Progress   *output.Progress
 	Warn       func(string) // called for each read error
 }
 
-// LoadPolicy loads the configuration, which determines the exempt hosts. If a pass statement needs
-// a table or database that is unavailable, the result is an error. An empty file of such a table is
-// also an error, because its entries may have been lost.
+// LoadPolicy loads the configuration, which determines the exempt hosts. It returns an error if a
+// table or database that a pass statement needs is unavailable. If the file of such a table is
+// empty, that is also an error, because its entries may have been lost.
 func LoadPolicy(file string) (*config.Config, error) {
 	lists, err := lookup.Builtin()
 	if err != nil {
@@ -130,15 +130,15 @@ func Build(o Options) (*export.List, map[string]int, error) {
 	since := o.Selector.Since
 	from, recent := since, b.now.AddDate(0, 0, -statedir.RecentDays)
 	if recent.Before(from) && b.known.needsRecords(recent) {
-		from = recent // hosts with accepted mail are known only from the records
+		from = recent // records are needed to find the hosts with accepted mail
 	}
-	// A host that was banned before the period may since have become exempt.
+	// A host that was banned before the period may have become exempt later.
 	for _, ban := range b.banned {
 		if ban.Since.Before(from) && recent.Before(from) {
 			from = slices.MaxFunc([]time.Time{ban.Since, recent}, time.Time.Compare)
 		}
 	}
-	from = from.Truncate(day) // only whole days can be compared with the counters
+	from = from.Truncate(day) // the counters count whole days
 	b.known.from, b.known.sessions, b.known.cut = from, map[dayNumber]uint64{}, map[dayNumber]bool{}
 	if err := b.readRecords(from); err != nil {
 		return nil, nil, err
@@ -161,7 +161,7 @@ func (b *builder) list() *export.List {
 	}
 	for p, h := range b.hosts {
 		if h.found.After(b.now) {
-			h.found = b.now // the session was recorded with a wrong clock
+			h.found = b.now // the end is in the future, because the clock was wrong
 		}
 		if h.found.IsZero() || b.banned[p] != nil && b.banned[p].Firewall.After(h.found.Add(b.TTL)) {
 			continue
@@ -243,7 +243,7 @@ func (b *builder) readState() error {
 	if err = errors.Join(err, corrupt); err != nil {
 		return err
 	}
-	b.memory.Expect() // unless its last row is loaded, the table of peers counts as incomplete
+	b.memory.Expect() // the table of peers is incomplete until its last row is loaded
 	b.memory.Load(slices.Values(rows), b.now.UnixMicro())
 	b.known.forgotten, b.known.lost = b.memory.Peers.Forgotten()
 	b.memory.Peers.Each(b.now.UnixMicro(), func(p memory.Peer) {
@@ -378,7 +378,7 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 		b.addExempt(rec, p)
 	}
 	if len(findings) == 0 && b.banned[p] == nil || !inPeriod || err != nil {
-		return // corrupt steps prove nothing
+		return // a corrupt record is not evidence
 	}
 	h := b.hosts[p]
 	if h == nil {
@@ -391,20 +391,20 @@ func (b *builder) addSession(rec *store.Record, inPeriod bool) {
 	}
 	selected := b.Found && b.Selector.Match(rec)
 	if selected && rec.End.After(b.now.Add(futureDays*24*time.Hour)) {
-		b.omitted[reasonFuture]++ // the true time is unknown, and the entry would never expire
+		b.omitted[reasonFuture]++ // the true time is unknown, so the entry would never expire
 		selected = false
 	}
 	h.add(rec, findings, selected, b.Selector, b.Confidence)
 }
 
-// futureDays is the number of days by which a session's end may exceed the present, to allow for a
-// clock that was set back. Sessions that end even later were recorded with a wrong clock.
+// futureDays is the maximum number of days that a session may end in the future, because the clock
+// may have been set back since. If a session ends even later, it was recorded with a wrong clock.
 const futureDays = 2
 
 // byRule reports whether a configured rule decided on a session.
 func byRule(rec *store.Record) (found bool) {
 	_ = rec.Steps(func(s *store.Step) bool {
-		found = s.Kind == store.KindVerdict && (!s.Banned || s.Session != 0) // manual bans have no session
+		found = s.Kind == store.KindVerdict && (!s.Banned || s.Session != 0) // a manual ban has no session
 		return !found
 	})
 	return found
@@ -453,8 +453,8 @@ func (h *host) add(rec *store.Record, findings []store.Step, selected bool, s *s
 	}
 }
 
-// addExempt exempts a host that matches a pass statement at connect, or whose proven name belongs
-// to a domain with accepted mail.
+// addExempt exempts a host if it matches a pass statement at connect, or if its proven name is in a
+// domain with accepted mail.
 func (b *builder) addExempt(rec *store.Record, p netip.Prefix) {
 	addr := rec.Src.Addr().Unmap()
 	if rec.FCrDNS == smtp.FCrDNSPass {

@@ -30,8 +30,8 @@ func (d dayNumber) start() time.Time { return time.Unix(int64(d)*int64(day/time.
 func (d dayNumber) String() string { return d.start().Format(time.DateOnly) }
 
 // known describes whether all hosts with accepted mail are known. Both the table of known hosts and
-// the records are limited in size. A host that is missing from both has sent no mail, provided that
-// the table or the records are complete.
+// the records are limited in size. If at least one of them is complete, a host that is in neither
+// has sent no mail.
 type known struct {
 	rows     int // rows in state.db
 	records  int // records in the selected period
@@ -42,10 +42,11 @@ type known struct {
 	// lossy is the set of days that may have lost records to a corrupt file.
 	lossy     map[dayNumber]bool
 	unwritten uint64 // aggregated sessions that the running filter has not yet written
-	// forgotten is the day of the latest mail from a host that was evicted from the table, or zero
-	// if none was. Hosts and bans from before the day lost are missing.
+	// forgotten is the day of the latest mail from any host that was evicted from the table. It is
+	// zero if no host was evicted. lost is the day on which the state was lost; older hosts and
+	// bans are missing.
 	forgotten, lost time.Time
-	nameless        time.Time // end of the latest record of accepted mail without a source
+	nameless        time.Time // end of the latest record with accepted mail and without a source
 }
 
 // begin returns the first day on which the filter counted sessions, or zero.
@@ -75,7 +76,7 @@ func (k *known) lostBans(now time.Time) bool {
 
 // addNameless adds a record that covers many sources.
 func (k *known) addNameless(rec *store.Record) {
-	if rec.Counts.Mails > 0 && !rec.Erased && rec.End.After(k.nameless) { // an erased host is not exported either
+	if rec.Counts.Mails > 0 && !rec.Erased && rec.End.After(k.nameless) { // erased hosts are not exported, so their mail does not matter
 		k.nameless = rec.End
 	}
 }
@@ -91,8 +92,8 @@ func (b *builder) checkComplete(recent time.Time) error {
 		day := k.lost.Format(time.DateOnly)
 		return fmt.Errorf("state.db was lost or is incomplete since %s, and earlier bans are missing; to export the others, add --accept-loss %s", day, day)
 	case !b.Found:
-		// The filter itself has rejected these hosts, perhaps because of another host's
-		// ban, even if it no longer knows about their mail.
+		// The filter itself has rejected these hosts, perhaps because of another host's ban, even
+		// if it no longer knows about their mail.
 		return nil
 	case k.records == 0 && k.rows == 0:
 		return fmt.Errorf("%s has no sessions; name a different directory with -s", b.Dir.Path)
@@ -107,10 +108,10 @@ func (b *builder) checkComplete(recent time.Time) error {
 	return b.checkGaps(recent, all)
 }
 
-// checkGaps returns an error if the list needs records that are missing. The records of the selected
-// period are always needed. If the table lacks hosts that sent mail, the records of their mail are also
-// needed: evidence alone does not prove that the filter would reject a host, and a host that delivered
-// mail must not be listed.
+// checkGaps returns an error if the list needs records that are missing. The records of the
+// selected period are always needed. Earlier records are needed if the table lacks hosts that sent
+// mail. A host that delivered mail must not be listed, and evidence alone does not prove that the
+// filter would reject it.
 func (b *builder) checkGaps(recent time.Time, all []store.Segment) error {
 	k, from := &b.known, b.unknownSince(recent)
 	var period, mail []gap
@@ -171,7 +172,7 @@ func (b *builder) unknownSince(recent time.Time) time.Time {
 		return time.Time{}
 	}
 	if begin := k.begin(); k.lost.IsZero() && begin.After(recent) && !begin.After(k.forgotten) {
-		return begin // the filter did not run earlier, and no imported mail was dropped
+		return begin // no host is missing: the filter did not run earlier, and no imported mail was dropped
 	}
 	return recent
 }
@@ -199,8 +200,8 @@ func (b *builder) refused(gaps []gap) []gap {
 type gap struct {
 	day dayNumber
 	why string // a format string with one %s
-	// counted is set if all counted sessions are in the records. Even then, the records prove
-	// nothing about a host's mail, because a crash can also lose the latest counts.
+	// counted is set if the records contain all counted sessions. Even then, a host's mail may be
+	// missing, because a crash can also lose the latest counts.
 	counted bool
 }
 
@@ -232,11 +233,12 @@ func gapError(before string, gaps []gap, later string) error {
 	return fmt.Errorf("%s; see scanwatch fsck, %sor accept the loss with --accept-loss %s", why, later, last)
 }
 
-// gaps returns the days with incomplete records, oldest first. Steps lost in a repair may have been
-// findings. A day without records is a gap if its sessions were counted, or if its counters were
-// lost. A crash loses the last sessions and up to an hour of aggregates. Missing sessions are
-// therefore a gap only if less than half of the day's sessions remain, or if one of the day's files
-// is missing or was corrupt. Days before the oldest file have expired.
+// gaps returns the days with incomplete records, oldest first. Days before the oldest file have
+// expired and are not gaps. A day is a gap if a repair lost steps of its records, because the steps
+// may have been findings. A day without records is a gap if its sessions were counted, or if its
+// counters were lost. A crash loses the last sessions and up to an hour of aggregates. A day with
+// missing sessions is therefore a gap only if less than half of its sessions remain, or if one of
+// its files is missing or was corrupt.
 func (k *known) gaps(all []store.Segment, now time.Time) (list []gap) {
 	if len(all) == 0 {
 		return nil
@@ -300,8 +302,8 @@ func partsOf(all []store.Segment) map[dayNumber]dayFiles {
 	return days
 }
 
-// checkFilter returns an error if the running filter's exemptions differ from this
-// export's, because its configuration or a table's contents differ.
+// checkFilter returns an error if the running filter exempts other hosts than this export, because
+// its configuration or a table's contents differ.
 func (b *builder) checkFilter(s *control.Status) error {
 	switch {
 	case s.Config.File == "":

@@ -11,9 +11,9 @@ import (
 	"scanwatch/store"
 )
 
-// TestGapsOfTheOldestDay checks which missing parts of the oldest day constitute a gap. If the day
-// is marked as lossy, other parts may have lost sessions, so there is a gap even if the first part
-// has expired. Otherwise the missing parts may simply have expired.
+// TestGapsOfTheOldestDay checks when missing parts of the oldest day count as a gap. Parts may be
+// missing because they have expired. If the day is lossy, other parts may also have lost sessions,
+// so it must be a gap even if the first part has expired.
 func TestGapsOfTheOldestDay(t *testing.T) {
 	first := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
 	second := first.Add(day)

@@ -1,6 +1,6 @@
-// Package facts writes and reads files with the rows that a host shares: JSON lines with an
-// authentication code at the end. Hosts that copy such files to each other, for example with
-// rsync(1), need no server.
+// Package facts writes and reads files with the rows that a host shares. A file consists of JSON
+// lines with an authentication code at the end. Hosts that copy such files to each other, for
+// example with rsync(1), need no server.
 package facts
 
 import (
@@ -128,13 +128,13 @@ type File struct {
 	Rows []share.Row
 	// Omitted counts rows with names hashed with a different key.
 	Omitted int
-	// Friend is set if the host does not belong to the fleet; see Befriend.
+	// Friend is set if the host belongs to a different fleet; see Befriend.
 	Friend bool
 }
 
-// Befriend marks a file from a host whose key is not the fleet's key. Such a host chooses its own
-// name, so Befriend gives it a name that no host of the fleet should have. Its unbans end only its
-// own bans.
+// Befriend marks a file from a host whose key is not the fleet's key. Because such a host chooses
+// its own name, Befriend changes the name to one that no host of the fleet should have. The host's
+// unbans end only its own bans.
 func (f *File) Befriend() error {
 	if f.Friend, f.Host = true, memory.FriendPrefix+f.Host; !share.ValidName(f.Host) {
 		return fmt.Errorf("the name %s is too long", f.Host)
@@ -142,8 +142,8 @@ func (f *File) Befriend() error {
 	return nil
 }
 
-// Clock describes an error in the host's clock that the file's time reveals, or returns "". A
-// file may be of any age, so only a clock that is ahead can be detected.
+// Clock returns an error in the host's clock, detected by comparing the file's time with now, or
+// "". Only a clock that is ahead can be detected, because a file may be of any age.
 func (f *File) Clock(now time.Time) string {
 	switch d := f.Time.Sub(now); {
 	case d > maxAhead:
@@ -160,7 +160,7 @@ const maxAge = time.Hour
 // Read reads and checks a file. If own is not empty, it is the fingerprint of the key with which
 // this host hashes names. Errors include the line number.
 //
-// Read reads the file twice, because rows without a valid code must not use memory.
+// Read reads the file twice, so that rows without a valid code never use memory.
 func Read(r io.ReadSeeker, key fleetkey.Key, own string) (*File, error) {
 	if _, err := read(r, key, own, true); err != nil {
 		return nil, err
@@ -246,7 +246,7 @@ func (f *File) check(e *end, rows int, code hash.Hash, in *bufio.Reader) error {
 	return nil
 }
 
-// add adds a row. The stamp of a ban or unban is its own time, and that of any other row is the
+// add adds a row. The stamp of a ban or unban is its own time. The stamp of any other row is the
 // file's time. A ban that starts in the same second as an unban counts as ended.
 func (f *File) add(b []byte, h *header, own string) error {
 	var one line
@@ -280,8 +280,8 @@ func revoked(r *share.Row) bool {
 	return ok && r.Bucket == memory.BansBucket && b.Revoked
 }
 
-// Merge merges other hosts' rows with own, this host's rows. It returns the rows for the filter
-// and the other hosts' status. The rows are partial, because other files may have been read
+// Merge merges other hosts' rows with own, this host's rows. It returns the rows for the filter and
+// the other hosts' status. The rows are marked as partial, because other files may have been read
 // earlier.
 func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
 	mine := &File{Host: self}
@@ -318,8 +318,8 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 		}
 		rows, hosts = append(rows, deletions(ofTable(some, true), fleet[1:])...), append(hosts, status...)
 	}
-	// Only bans of several hosts influence each other. All other rows remain separate, so
-	// that dropping a host does not affect the rows of other hosts.
+	// Bans of different hosts can replace each other. All other rows remain separate, so that
+	// dropping a host does not affect the rows of other hosts.
 	for _, f := range fleet[1:] {
 		some, _, err := merge(l, []*File{{Host: self}, f}, now)
 		if err != nil {
@@ -341,12 +341,12 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 	return rows, hosts, nil
 }
 
-// ofTable returns the rows that are bans, or all others.
+// ofTable returns only the rows that are bans if bans is set, and only the other rows if not.
 func ofTable(rows []memory.Foreign, bans bool) []memory.Foreign {
 	return slices.DeleteFunc(rows, func(f memory.Foreign) bool { return (f.Bucket == memory.BansBucket) != bans })
 }
 
-// deletions repeats each deletion for every host whose file has the row, so that bans from hosts
+// deletions repeats each deletion for every host whose file contains the row. Bans from hosts
 // without a file remain.
 func deletions(rows []memory.Foreign, files []*File) (all []memory.Foreign) {
 	having := make(map[string][]string) // hosts by bucket and key
@@ -380,7 +380,7 @@ func (f *File) unbans() map[string]int64 {
 	return times
 }
 
-// befriended returns the bans in the file. An unban becomes the deletion of a ban.
+// befriended returns only the bans in the file. An unban becomes the deletion of a ban.
 func (f *File) befriended() *File {
 	other := &File{Host: f.Host}
 	for _, row := range f.Rows {
@@ -404,8 +404,8 @@ func (f *File) entries() (list []kv.Entry) {
 }
 
 // merge merges the hosts' rows. files starts with this host's file. A ban that starts after an
-// unban counts as imposed with knowledge of the unban, unless the unban ended the same ban. In that
-// case, the clock of the host that imposed the ban is ahead.
+// unban remains, because its host is assumed to know the unban. If the unban ended this very ban,
+// the clock of the ban's host is ahead, and the ban ends.
 func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []share.HostStatus, error) {
 	unbans := make(map[string][]*share.Row)
 	for _, f := range files {

@@ -84,8 +84,8 @@ func TestExchange(t *testing.T) {
 	}
 }
 
-// TestClockAhead checks that an unban ends a ban from a host whose clock is ahead, on both hosts
-// and however often the files are read, and that a later ban counts.
+// TestClockAhead checks that an unban ends a ban by a host whose clock is ahead. The ban must end
+// on both hosts, however often the files are read. A later ban must remain active.
 func TestClockAhead(t *testing.T) {
 	key := fleetkey.New()
 	p := netip.MustParsePrefix("192.0.2.1/32")
@@ -136,8 +136,8 @@ func TestClockAhead(t *testing.T) {
 	}
 }
 
-// TestOneAfterAnother checks that a host's file does not delete rows from another host's earlier
-// file.
+// TestOneAfterAnother checks that a host's file does not delete rows of another host, whose file
+// was read earlier.
 func TestOneAfterAnother(t *testing.T) {
 	key := fleetkey.New()
 	p := netip.MustParsePrefix("192.0.2.1/32")
@@ -238,8 +238,8 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
-// TestFriendsOldFile checks that a friend's old file does not restore a ban that the friend has
-// ended, and that the unban affects no ban by another host and no later ban by the friend.
+// TestFriendsOldFile checks that an old file from a friend does not restore a ban that the friend
+// has ended. The unban must not affect bans by other hosts or later bans by the friend.
 func TestFriendsOldFile(t *testing.T) {
 	key := fleetkey.New()
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
@@ -297,8 +297,8 @@ func TestFriendsOldFile(t *testing.T) {
 	}
 }
 
-// TestStandingOfEachFile checks that files imported together leave the standing that each host
-// grants separate, so that dropping one host does not take away the standing on another one.
+// TestStandingOfEachFile checks two files that are imported together. The standing from each host
+// must remain separate, so that dropping one host does not remove the standing from the other.
 func TestStandingOfEachFile(t *testing.T) {
 	key, yesterday := fleetkey.New(), noon.Add(-24*time.Hour).UnixMicro()
 	var files []*File

@@ -16,17 +16,16 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Limits on a plausible change: a new file has at least half and at most three times as many
-// entries.
+// A new file is plausible if it has at least half and at most three times as many entries as the
+// old file.
 const (
 	shrink = 2
 	growth = 3
 )
 
-// maxSpace is the largest address space that a list may cover. A list may cover growth
-// times smallSpace regardless of the previous list. The units are IPv4 addresses and IPv6
-// /32 networks. The catalogue's largest feeds, which list clouds, need less than half of
-// the limits.
+// maxSpace is the largest address space that a list may cover. Growth up to smallSpace is plausible
+// regardless of the previous list. The units are IPv4 addresses and IPv6 /32 networks. The
+// catalogue's largest feeds, which list clouds, need less than half of the limits.
 var (
 	maxSpace   = space{1 << 28, 1 << 16} // a sixteenth of IPv4; an IPv6 /16
 	smallSpace = space{1 << 20, 1 << 8}  // a /12; an IPv6 /24
@@ -38,8 +37,8 @@ const maxASNs = 8192
 // If more than a tenth of a list's entries are rejected, its format has probably changed.
 const rejectedPart = 10
 
-// check returns a doubtError if the new file must not replace old, which is nil if there is no old
-// file. It records the new file's numbers in r.
+// check returns a doubtError if the new file must not replace the old one. old is nil if there is
+// no old file. check records the new file's numbers in r.
 func (f *Feed) check(o Options, old, content []byte, r *Result) error {
 	if f.Format == feed.Database {
 		return f.checkDatabase(o, old, content, r)
@@ -110,8 +109,8 @@ func spaceOf(list []netip.Prefix) (s space) {
 	return s
 }
 
-// plausibleSpace returns an error if a list covers implausibly many addresses, because a few wide
-// prefixes could reject all mail. If the previous list is missing or damaged, only a small space is
+// plausibleSpace returns an error if a list covers too many addresses, because a few wide prefixes
+// could reject all mail. If the previous list is missing or damaged, only a small space is
 // plausible.
 func plausibleSpace(before, now []netip.Prefix) error {
 	was, is := spaceOf(before), spaceOf(now)
@@ -161,7 +160,7 @@ func entriesOf(list *feed.Result) map[any]bool {
 }
 
 // checkNames returns an error if a name or suffix in a list covers this host, or a public suffix
-// such as com or co.uk. A name without a dot is probably a word from a different kind of file.
+// such as com or co.uk. A name without a dot probably comes from a different kind of file.
 func (f *Feed) checkNames(o Options, names []string) error {
 	for _, entry := range names {
 		name := strings.TrimPrefix(strings.TrimPrefix(entry, "*"), ".")
@@ -181,7 +180,7 @@ func (f *Feed) checkNames(o Options, names []string) error {
 	return nil
 }
 
-// missing returns the number of entries that are only in the second set.
+// missing returns the number of entries that only the second set contains.
 func missing(in, from map[any]bool) (n int) {
 	for e := range from {
 		if !in[e] {

@@ -60,8 +60,8 @@ func zip(t *testing.T, content string) string {
 	return b.String()
 }
 
-// TestDatabase checks that a valid download replaces the database, and that an invalid one does
-// not.
+// TestDatabase checks that a valid download replaces the database, and that an invalid download
+// does not.
 func TestDatabase(t *testing.T) {
 	as := func() mmdbtype.Map { return mmdbtype.Map{"autonomous_system_number": mmdbtype.Uint32(64496)} }
 	place := func() mmdbtype.Map {

@@ -24,14 +24,14 @@ import (
 
 // A Feed is a file to fetch.
 type Feed struct {
-	Name    string // name of the table, or asn or country
+	Name    string // name of the table, or "asn" or "country"
 	File    string
 	URL     string        // %Y and %m are the year and the month
 	Format  string        // format for package feed; feed.Database for a database
 	Needs   Fields        // fields of a database
 	Exempts bool          // the list exempts clients, and may contain this site's networks and local addresses
-	KeyFile string        // file with the provider's key; empty: no key
-	Header  string        // header of the key; empty if the file names it
+	KeyFile string        // file with the provider's key; "" means no key
+	Header  string        // header that contains the key; "" if the key file names the header
 	Least   time.Duration // minimum interval between requests
 	Every   time.Duration // interval; 0 for DefaultEvery
 }
@@ -87,8 +87,8 @@ type Result struct {
 	Date     time.Time `json:"date,omitzero"`    // the file's date, if it has one
 	Checked  time.Time `json:"checked,omitzero"` // time of the latest request that confirmed the file
 	Next     time.Time `json:"next,omitzero"`    // time of the next request
-	// AnySize is the earliest time at which Early and Any would make Run accept the file that was
-	// doubted.
+	// AnySize is the earliest time at which Run would accept the doubtful file, with Early and Any
+	// set.
 	AnySize time.Time `json:"any_size,omitzero"`
 }
 
@@ -112,7 +112,7 @@ func (f *Feed) Run(ctx context.Context, o Options) Result {
 // A doubtError is a reason not to use a complete file.
 type doubtError struct {
 	error
-	size bool // Options.Any accepts the file
+	size bool // Options.Any overrides the doubt
 }
 
 func doubtf(format string, args ...any) error {
@@ -148,7 +148,7 @@ func (f *Feed) run(ctx context.Context, o Options, r *Result) error {
 	m := readMeta(p, now)
 	switch m.URL {
 	case r.URL:
-	case f.url(m.Attempt): // the same feed in an earlier month
+	case f.url(m.Attempt): // the same URL in an earlier month
 		m.validators, m.SHA256 = validators{}, ""
 	default:
 		m = meta{}

@@ -55,7 +55,7 @@ type site struct {
 	options Options
 	now     time.Time
 	answer  http.HandlerFunc
-	mu      sync.Mutex // a killed process may leave a request running
+	mu      sync.Mutex // needed because a request of a killed process may still be running
 	asked   []*http.Request
 }
 
@@ -66,10 +66,10 @@ func newSite(t *testing.T) *site {
 		s.mu.Lock()
 		s.asked = append(s.asked, r)
 		s.mu.Unlock()
-		w.Header()["Date"] = nil // the tests use another clock
+		w.Header()["Date"] = nil // the server's clock differs from the tests' clock
 		s.answer(w, r)
 	}))
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may reject its certificate
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // clients may reject the server's certificate
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	roots := x509.NewCertPool()
@@ -105,8 +105,8 @@ func (s *site) content(t *testing.T) string {
 	return string(b)
 }
 
-// TestDoubts checks that every kind of wrong answer leaves the previous file in place, and that the
-// reason names the problem.
+// TestDoubts checks that every kind of invalid response leaves the previous file in place, and that
+// the reason names the problem.
 func TestDoubts(t *testing.T) {
 	other := httptest.NewTLSServer(says(list(0, 100)))
 	defer other.Close()
@@ -196,8 +196,8 @@ func TestDoubts(t *testing.T) {
 	}
 }
 
-// TestSpace checks that a list whose prefixes are plausible but cover too much address space is
-// doubted, with or without a previous list.
+// TestSpace checks that a list is doubted if it covers too much address space, although each of its
+// prefixes is plausible. There may or may not be a previous list.
 func TestSpace(t *testing.T) {
 	series := func(format string, from, to int) string {
 		var b strings.Builder
@@ -244,8 +244,8 @@ func TestSpace(t *testing.T) {
 	}
 }
 
-// TestIncomplete checks that an incomplete DROP list and a list of very many AS numbers are
-// doubted, even without a previous list.
+// TestIncomplete checks that an incomplete DROP list and a list of too many AS numbers are doubted,
+// even if there is no previous list.
 func TestIncomplete(t *testing.T) {
 	const entry, end = "{\"cidr\":\"198.51.100.0/24\"}\n", "{\"type\":\"metadata\",\"records\":%d}\n"
 	numbers := func(n int) string {
@@ -512,7 +512,7 @@ func TestStale(t *testing.T) {
 	for _, c := range []struct {
 		every time.Duration
 		after time.Duration
-		code  int // status code of subsequent responses; 0 if no request is expected
+		code  int // status code of the following responses; 0 if no request is expected
 		want  string
 	}{
 		{0, 3 * day, 500, ""},
@@ -548,7 +548,7 @@ func TestStale(t *testing.T) {
 	}
 	s.answer = says(list(0, 100))
 	s.run(t)
-	s.now = s.now.AddDate(0, 1, 0) // a new URL
+	s.now = s.now.AddDate(0, 1, 0) // the URL changes
 	s.answer = status(404)
 	s.run(t)
 	if got, want := s.feed.Stale(s.now), "drop drop.txt: no successful download since 2026-12-09: the server answers 404 Not Found"; got != want {
@@ -566,8 +566,8 @@ func TestStale(t *testing.T) {
 	}
 }
 
-// TestDryRun checks that dry runs respect the provider's intervals, and that the next request does
-// not treat a file from a dry run as the current version.
+// TestDryRun checks that dry runs respect the provider's intervals. The file of a dry run must not
+// count as the current version in the next request.
 func TestDryRun(t *testing.T) {
 	s := newSite(t)
 	s.answer = func(w http.ResponseWriter, r *http.Request) {
@@ -606,7 +606,7 @@ func TestDryRun(t *testing.T) {
 }
 
 // TestNextMonth checks that a new month shortens neither the pause that the server requested nor
-// the pause after failures, and that the next request fetches the whole file.
+// the pause after failures. The next request must fetch the whole file.
 func TestNextMonth(t *testing.T) {
 	s := newSite(t)
 	s.feed.URL = s.URL + "/list-%Y-%m.txt"
@@ -788,7 +788,7 @@ func TestPlaces(t *testing.T) {
 		"a lock of a user": {func(f *Feed) {
 			os.WriteFile(lockOf(f), nil, 0o600)
 			if os.Chown(lockOf(f), 54321, 54321) != nil {
-				os.Chmod(lockOf(f), 0o640) // without root, the mode is wrong
+				os.Chmod(lockOf(f), 0o640) // without root's rights, make the mode wrong
 			}
 		}, "other users can lock it; remove it"},
 		"a FIFO":          {func(f *Feed) { syscall.Mkfifo(f.File, 0o644) }, "drop.txt: exists and is not a regular file"},
@@ -811,8 +811,8 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
-// TestFullDisk checks that a write error names the file, that the previous file remains, and that
-// the next request is sent before the whole interval has elapsed.
+// TestFullDisk checks that a write error names the file, and that the previous file remains. The
+// next request must be sent before the whole interval has passed.
 func TestFullDisk(t *testing.T) {
 	s := newSite(t)
 	s.answer = says(list(0, 100))
@@ -826,7 +826,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestForeignLock checks that another user's lock on the directory does not stop an update. Any
+// TestForeignLock checks that an update works even if another user has locked the directory. Any
 // user who can read a directory can lock it.
 func TestForeignLock(t *testing.T) {
 	s := newSite(t)
@@ -892,8 +892,8 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestKill kills an update before each change to a file, and checks that the file is complete,
-// whether old or new, and that the next update succeeds.
+// TestKill kills an update before each change to a file. The file must then be complete, with
+// either the old or the new content, and the next update must succeed.
 func TestKill(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
@@ -974,8 +974,8 @@ func TestOwnNetworks(t *testing.T) {
 	}
 }
 
-// TestUnsent checks that a mistake on this host does not count as a request: the next run asks the
-// server immediately, and the error gives the remedy.
+// TestUnsent checks that no request is counted if an error on this host prevents it. The next run
+// must send the request immediately, and the error must contain the remedy.
 func TestUnsent(t *testing.T) {
 	for _, early := range []bool{false, true} {
 		s := newSite(t)

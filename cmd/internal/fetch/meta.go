@@ -29,7 +29,7 @@ type meta struct {
 	Failures   int       `json:"failures,omitempty"`  // consecutive requests that returned no file
 	Error      string    `json:"error,omitempty"`     // error of the last request
 	SHA256     string    `json:"sha256,omitempty"`    // hash of the file that the validators identify
-	validators           // of that file
+	validators           // of the same file
 }
 
 const maxMeta = 64 << 10
@@ -53,7 +53,7 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	}
 	// The clock may have been wrong. A time in the future must not delay every request.
 	if m.Attempt.After(now) {
-		m.Attempt, m.NotBefore = time.Time{}, time.Time{} // NotBefore was relative to the same wrong clock
+		m.Attempt, m.NotBefore = time.Time{}, time.Time{} // NotBefore was computed with the same wrong clock
 	}
 	if m.NotBefore.After(now.Add(MaxRetryAfter)) {
 		m.NotBefore = time.Time{}
@@ -69,8 +69,7 @@ func readMeta(p *owner.Place, now time.Time) meta {
 	return m
 }
 
-// A feed is stale after three intervals without success, but not before three days have
-// passed.
+// A feed is stale if three intervals and at least three days have passed without a success.
 const (
 	staleIntervals = 3
 	leastStale     = 3 * 24 * time.Hour
@@ -142,8 +141,8 @@ func (m *meta) accept(a answer) {
 	m.Checked, m.validators, m.SHA256 = m.Attempt, a.validators, digest(a.content)
 }
 
-// validatorsOf returns the file's validators, or zero validators if the file was changed or removed
-// since it was fetched.
+// validatorsOf returns the file's validators. If the file was changed or removed after it was
+// fetched, the validators are zero.
 func (m *meta) validatorsOf(old []byte) validators {
 	if old == nil || digest(old) != m.SHA256 {
 		return validators{}
@@ -156,9 +155,9 @@ func digest(content []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// next returns the time of the next request. It is due after the interval, less a tenth because
-// cron(8) is inexact. After failures it is due earlier, at increasing intervals. It is never due
-// before the time that the server requested.
+// next returns the time of the next request, one interval after the last request. The interval is
+// shortened by a tenth, because cron(8) is inexact. After failures, the interval is shorter, and
+// increases with each failure. The next request is never before the time that the server requested.
 func (m *meta) next(f *Feed, early bool) time.Time {
 	if m.Attempt.IsZero() {
 		return m.NotBefore

@@ -17,9 +17,9 @@ const (
 // publicHeaders lists request headers that contain no secrets.
 var publicHeaders = []string{"Accept", "Content-Type", "If-Modified-Since", "If-None-Match", "User-Agent"}
 
-// Redacted returns err with text that other users may read. The server chooses parts of the text,
-// and may repeat the request in it. The text is therefore escaped and at most 300 bytes long, and
-// contains no part of the URL's path or of a secret header.
+// Redacted returns err with a text that other users may read. The server can choose parts of the
+// original text, and may repeat the request in it. The new text is therefore escaped and at most
+// 300 bytes long, and contains no part of the URL's path or of a secret header.
 func Redacted(err error, req *http.Request) error {
 	secrets := []string{req.URL.Path, req.URL.RequestURI()}
 	for name, values := range req.Header {

@@ -27,8 +27,8 @@ import (
 // Limits of a response.
 const (
 	maxRedirects = 5
-	maxHeader    = 1024     // of a header that is stored
-	maxHeaders   = 64 << 10 // of all headers
+	maxHeader    = 1024     // bytes of a header that is stored
+	maxHeaders   = 64 << 10 // bytes of all headers
 	// MaxRetryAfter is the longest pause that a server may request.
 	MaxRetryAfter = 24 * time.Hour
 )
@@ -65,8 +65,8 @@ func (f *Feed) key() (header [2]string, err error) {
 }
 
 // ReadHeader returns the name and value of a header, read from a file that no other user can read.
-// If name is not empty, the file may contain only the value. Errors do not contain the file's text:
-// a key without a name may contain a colon, and would be mistaken for a header.
+// If name is not empty, the file may contain only the value. Errors never quote the file, because a
+// key that contains a colon could be mistaken for a header's name.
 func ReadHeader(file, name string) (header [2]string, err error) {
 	content, err := ReadKey(file)
 	if err != nil {
@@ -205,8 +205,8 @@ func explain(ctx context.Context, err error, req *http.Request) error {
 	case errors.Is(err, errUnchanged):
 		return err
 	case ctx.Err() != nil:
-		// If this client hangs up, a server may end its response normally, so that half of a
-		// response looks complete.
+		// After a disconnect by the client, a server may end its response normally. Half of a
+		// response would then look complete.
 		return context.Cause(ctx)
 	case err == nil:
 		return nil
@@ -218,7 +218,7 @@ func explain(ctx context.Context, err error, req *http.Request) error {
 	return Remedy(Redacted(err, req), err)
 }
 
-// Remedy adds a remedy to err if its cause has one.
+// Remedy adds a remedy to err if there is one for its cause.
 func Remedy(err, cause error) error {
 	if errors.As(cause, new(x509.UnknownAuthorityError)) {
 		return fmt.Errorf("%w; to trust a private CA, set SSL_CERT_FILE; see ENVIRONMENT in scanwatch(8)", err)
@@ -274,8 +274,8 @@ func stored(header string) string {
 }
 
 // RetryAfter returns the duration in a Retry-After header (RFC 9110 section 10.2.3), at most
-// MaxRetryAfter, or 0. A date is relative to the server's clock if the response includes its time,
-// because now may be wrong.
+// MaxRetryAfter, or 0 without the header. If the header contains a date, it is compared with the
+// response's own time, because now may be wrong.
 func RetryAfter(h http.Header, now time.Time) time.Duration {
 	text := h.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {

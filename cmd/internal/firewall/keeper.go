@@ -36,8 +36,8 @@ const (
 	tolerance = 3 * time.Second
 )
 
-// Limits on a Keeper's memory use. Garbage is collected more often above memoryLimit,
-// and immediately after a list of more than manyEntries.
+// Limits on a Keeper's memory use. Above memoryLimit, garbage is collected more often. After a list
+// of more than manyEntries, it is collected immediately.
 const (
 	memoryLimit = 48 << 20
 	manyEntries = 10_000
@@ -54,10 +54,10 @@ type Keeper struct {
 
 	received bool // bans reflects the filter's state
 	bans     map[netip.Prefix]ban
-	networks [2][129]int   // number of banned networks by family and prefix length
-	next     time.Duration // no ban ends before this time
-	limited  bool          // there are more than most bans
-	last     place         // last ban in effect, if limited
+	networks [2][129]int   // number of banned networks, by family and prefix length
+	next     time.Duration // the earliest time at which a ban ends
+	limited  bool          // there are more bans than most allows
+	last     place         // last of the bans that are in effect, if limited
 
 	have    map[netip.Prefix]time.Duration // the target's entries and their end times; nil if unknown
 	touched map[netip.Prefix]struct{}      // entries that may differ from bans
@@ -121,8 +121,8 @@ type result struct {
 	err     error
 }
 
-// Run follows the filter's bans until ctx is done. The target keeps its entries, and the
-// next run continues with them.
+// Run follows the filter's bans until ctx is done. When Run ends, the target keeps its entries, and
+// the next run continues with them.
 func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 	debug.SetMemoryLimit(memoryLimit)
 	updates := make(chan update)
@@ -163,7 +163,7 @@ func (k *Keeper) Run(ctx context.Context, f *follow.Follower) {
 			u.done <- r
 		}
 		if u.list.Full && r.entries > manyEntries {
-			debug.FreeOSMemory() // the list and the plan used twice as much memory as everything else
+			debug.FreeOSMemory() // the list and the plan use twice as much memory as all other data
 		}
 	}
 	<-ended
@@ -238,7 +238,7 @@ func (k *Keeper) unban(p netip.Prefix) {
 
 func family(p netip.Prefix) int { return p.Addr().BitLen() / 128 }
 
-// touch marks the entries for p and for networks within p as possibly outdated.
+// touch marks the entries for p, and for networks within p, as possibly outdated.
 func (k *Keeper) touch(p netip.Prefix) {
 	if k.all {
 		return
@@ -276,7 +276,7 @@ func (k *Keeper) expire(now time.Duration) {
 	}
 }
 
-// limit keeps the bans that end last if there are too many.
+// If there are too many bans, limit keeps those that end last.
 func (k *Keeper) limit() {
 	if !k.all && len(k.touched) == 0 {
 		return // the bans have not changed
@@ -341,7 +341,7 @@ func (k *Keeper) plan(now time.Duration) (remove []netip.Prefix, add []entry) {
 			e.renewed = present
 			add = append(add, e)
 		case !wanted && (present || !k.all && p.IsSingleIP()):
-			// Remove hosts even if the list lacks them, because the list may have been
+			// Remove hosts even if the target's list lacks them, because the list may have been
 			// read while the kernel was resizing the set.
 			remove = append(remove, p)
 		}
@@ -376,9 +376,9 @@ func (k *Keeper) entry(p netip.Prefix, b ban, now time.Duration) entry {
 	return e
 }
 
-// differs reports whether an entry must be renewed because it would not expire together
-// with its ban. If the ban ends later than the target can express, entries are renewed
-// after half of the maximum.
+// differs reports whether an entry must be renewed because it would not expire together with its
+// ban. If the ban lasts longer than the target's maximum timeout, the entry is renewed when half of
+// the maximum has passed.
 func (k *Keeper) differs(has, left time.Duration) bool {
 	longest := k.target.longest
 	switch {
@@ -457,8 +457,8 @@ func (k *Keeper) apply(ctx context.Context, now time.Duration) error {
 	return nil
 }
 
-// read lists the target's entries if they are unknown or another program has removed some
-// of them, and then sets fresh. Otherwise, read lists the entries from time to time.
+// If the entries are unknown, or another program has removed some of them, read lists the target's
+// entries and returns true. Otherwise, read lists the entries only from time to time.
 func (k *Keeper) read(ctx context.Context, now time.Duration) (fresh bool, err error) {
 	if k.have != nil && now-k.checked < checkEvery {
 		return false, nil
@@ -490,7 +490,7 @@ func (k *Keeper) read(ctx context.Context, now time.Duration) (fresh bool, err e
 		}
 	}
 	k.all = true
-	k.compare = k.now() + max(compareEvery, compareShare*(k.now()-now)) // a long list takes long to read
+	k.compare = k.now() + max(compareEvery, compareShare*(k.now()-now)) // the limit on comparisons; see compareShare
 	return fresh, nil
 }
 

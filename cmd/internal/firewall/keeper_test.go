@@ -84,7 +84,7 @@ func (f *fake) target(edit func(*target)) *target {
 	return t
 }
 
-// has checks the target's entries, given with the seconds left as in "45.1.1.1 60".
+// has checks the target's entries. Each is given with the seconds left, as in "45.1.1.1 60".
 func (f *fake) has(t *testing.T, want ...string) {
 	t.Helper()
 	var got []string
@@ -122,9 +122,8 @@ func keeper(f *fake, most int, edit func(*target)) *Keeper {
 		func() time.Duration { return f.now })
 }
 
-// TestKeeper checks that the target follows the bans through additions, changed end
-// times, removals, exempt hosts, expiry, nested networks, entries added by other
-// programs, and observe mode.
+// TestKeeper checks that the target follows the bans: additions, changed end times, removals,
+// exempt hosts, expiry, nested networks, entries that other programs add, and observe mode.
 func TestKeeper(t *testing.T) {
 	var f fake
 	k := keeper(&f, 0, nil)
@@ -175,8 +174,8 @@ func TestKeeper(t *testing.T) {
 	f.has(t, "45.5.5.5 60")
 }
 
-// TestKeeperLimit checks that the target receives the bans that end last if there are too
-// many.
+// TestKeeperLimit checks that the target receives the bans that end last if there are too many
+// bans.
 func TestKeeperLimit(t *testing.T) {
 	var f fake
 	k := keeper(&f, 3, nil)
@@ -206,8 +205,7 @@ func TestKeeperLimit(t *testing.T) {
 	}
 }
 
-// TestKeeperLimitIdle checks that bans above the limit cause no work unless something
-// changes.
+// TestKeeperLimitIdle checks that bans above the limit cause no work while no ban changes.
 func TestKeeperLimitIdle(t *testing.T) {
 	var f fake
 	k := keeper(&f, 2, nil)
@@ -262,8 +260,8 @@ func TestKeeperFailure(t *testing.T) {
 	}
 }
 
-// TestKeeperLongest checks that entries limited to the maximum timeout are renewed after
-// half of it.
+// TestKeeperLongest checks the renewal of entries whose bans last longer than the maximum timeout.
+// The entries must be renewed after half of the maximum.
 func TestKeeperLongest(t *testing.T) {
 	var f fake
 	k := keeper(&f, 0, func(t *target) { t.longest = 1000 * time.Second })

@@ -76,8 +76,8 @@ func (n *network) send(from, text string) {
 	}
 }
 
-// accepts reports whether the server receives a packet from a host. It waits until a
-// later packet arrives from a host that is never banned.
+// accepts reports whether the server receives a packet from a host. It then sends a packet from a
+// host that is never banned, and waits until this packet arrives.
 func (n *network) accepts(from string) bool {
 	n.t.Helper()
 	n.n++
@@ -101,7 +101,7 @@ func (n *network) accepts(from string) bool {
 	}
 }
 
-// A bare state is never written to disk.
+// A bare is a state that is never written to disk.
 type bare struct{}
 
 func (bare) Flush(context.Context) error        { return nil }

@@ -14,9 +14,9 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// TestPace measures the time from a start until 100,000 bans are in effect. While 500 bans per
-// second are added and removed, TestPace also measures the delay from a ban to the first dropped
-// packet, and from the end of the ban to the first accepted packet.
+// TestPace measures the time from a start until 100,000 bans are in effect. The test then adds and
+// removes 500 bans per second. During this time, it measures the delay from a ban to the first
+// dropped packet, and from the end of the ban to the first accepted packet.
 func TestPace(t *testing.T) {
 	const (
 		many   = 100_000

@@ -180,7 +180,7 @@ func (n *netlink) get(request, flags int, family byte, body []byte, f func(body 
 	err = n.receive(func(kind, flags uint16, seq uint32, body []byte, failed error) error {
 		switch {
 		case seq != n.seq:
-			return nil // a reply to an earlier request that failed
+			return nil // the reply belongs to an earlier request that failed
 		case failed != nil:
 			return failed
 		case kind == unix.NLMSG_ERROR, kind == unix.NLMSG_DONE:

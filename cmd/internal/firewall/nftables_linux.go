@@ -189,7 +189,7 @@ func (n *nftables) list(context.Context) (map[netip.Prefix]time.Duration, error)
 				content[netip.PrefixFrom(p.addr, p.addr.BitLen())] = p.left
 			}
 		case !intervals(points, content):
-			// Another program has added ranges that are not networks.
+			// Another program has added address ranges that are not networks.
 			if err := n.flush(s); err != nil {
 				return nil, err
 			}
@@ -325,9 +325,9 @@ type changes struct {
 	add    []entry
 }
 
-// commit applies changes in one transaction. Because the kernel rejects a transaction
-// that deletes a missing element, and elements may expire at any time, commit adds each
-// element before it deletes it.
+// commit applies changes in one transaction. The kernel rejects a transaction that deletes a
+// missing element, and elements may expire at any time. Therefore, commit adds each element before
+// it deletes the element.
 func (n *nftables) commit(c *netlink, all *changes) error {
 	t := c.begin()
 	for i := range n.sets {

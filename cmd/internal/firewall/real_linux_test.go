@@ -76,8 +76,8 @@ const nftSets = `
 	set scanwatch6net { type ipv6_addr; flags interval, timeout; }
 `
 
-// firewalls lists the real firewalls. For each firewall, scripts create empty sets, and
-// add or remove entries as another program would.
+// firewalls lists the real firewalls. Their scripts create empty sets, and add or remove entries as
+// another program would.
 var firewalls = []struct {
 	word, argument, program   string
 	create, foreign, removing string
@@ -140,7 +140,7 @@ func TestFirewalls(t *testing.T) {
 				words := map[string]time.Duration{}
 				for p, left := range got {
 					for _, whole := range []time.Duration{time.Hour, 2 * time.Hour, 24 * time.Hour} {
-						if left <= whole && left > whole-10*time.Minute { // below this test's maximum
+						if left <= whole && left > whole-10*time.Minute { // below this test's maximum timeout
 							left = whole
 						}
 					}

@@ -29,8 +29,8 @@ type target struct {
 	replace func(ctx context.Context, all []entry) error
 	// preview returns the lines that replace would remove and add.
 	preview func(all []entry) (remove, add []string, err error)
-	// intact reports whether no other program has removed entries since the last call.
-	// least returns the minimum number of entries that the target must have.
+	// intact reports whether no other program has removed entries since the last call. least
+	// returns the minimum number of entries that the target should have.
 	intact func(ctx context.Context, least func() int) (bool, error)
 
 	ends     bool          // entries expire
@@ -48,7 +48,7 @@ const forever = time.Duration(1<<63 - 1)
 type entry struct {
 	prefix  netip.Prefix
 	left    time.Duration
-	renewed bool   // the target has the entry with a different end time
+	renewed bool   // the entry exists with a different end time
 	reason  string // set only if the target shows it
 }
 

@@ -1,5 +1,5 @@
 // Package fleetkey reads and creates the key that all hosts of a fleet share. Only hosts with the
-// same key produce the same hashes of names, and messages with a different key are rejected.
+// same key produce the same hashes of names. Hosts reject messages with a different key.
 package fleetkey
 
 import (
@@ -37,7 +37,7 @@ const maxFile = 1024
 // ReadFile reads a file that contains a secret. The file must be regular, only its owner may have
 // write access, and it must not be accessible to all users.
 func ReadFile(name string) ([]byte, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would wait for a writer
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // O_NONBLOCK: opening a FIFO would block until there is a writer
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func Create(name string) (Key, error) {
 	return k, nil
 }
 
-// Purposes of Sum. A code for one purpose is useless for another.
+// Purposes of Sum. A message authentication code for one purpose is not valid for another.
 const (
 	PurposeState = "state"       // hashes in the state
 	PurposeBatch = "batch"       // messages to other hosts

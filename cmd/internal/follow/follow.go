@@ -15,9 +15,9 @@ type Follower struct {
 	RunDir string // directory of the socket
 	Name   string // name of the companion; see rules.Companion.Name
 	Log    *slog.Logger
-	// Every is the interval at which the Follower rereads all bans. A companion can
-	// become outdated even if the bans do not change, for example if a host becomes
-	// exempt or another program removes entries. 0 means DefaultEvery.
+	// Every is the interval at which the Follower reads all bans again. A companion's data can
+	// become outdated even if the bans do not change, for example if a host becomes exempt or
+	// another program removes entries. 0 means DefaultEvery.
 	Every time.Duration
 	// Wait is the maximum time between calls to apply. The filter's status shows the
 	// error from the last call. 0 means control.MaxWait.

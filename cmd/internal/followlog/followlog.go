@@ -31,20 +31,20 @@ const (
 // A Front is a front end that follows a log.
 type Front struct {
 	Kind  *serverlog.Kind
-	File  string // - for standard input; http:ADDRESS:PORT for records by HTTP
+	File  string // - for standard input; http:ADDRESS:PORT for records sent over HTTP
 	Stdin io.Reader
 	Zone  *time.Location
 
 	listener net.Listener // with http:
 	dir      string       // state directory
 	log      *slog.Logger
-	link     *link                       // to the milter; nil if this is the front end
+	link     *link                       // to the milter; nil without a milter
 	flush    func(context.Context) error // writes the records to disk; may be nil
 
 	tail   tail
 	reader *serverlog.Reader
 	stamps *maillog.Syslog
-	fed    time.Time // when the latest line was read
+	fed    time.Time // time at which the latest line was read
 	last   int64     // time in that line, in microseconds since 1970; 0 if there was none
 	failed string    // latest error that was logged
 
@@ -179,8 +179,8 @@ func (f *Front) follow(ctx context.Context) {
 	}
 }
 
-// advance reads the lines that have been added, and reports whether there are more. At the end
-// of the file, it continues with the next one and plays the sessions that are idle.
+// advance reads the lines that have been added, and reports whether there are more. At the end of
+// the file, it continues with the next file. If there is none, it ends the sessions that are idle.
 func (f *Front) advance(now time.Time) (more bool, err error) {
 	f.stamps.Newest(now)
 	before := f.reader.Counts().Lines
@@ -221,14 +221,14 @@ func (f *Front) report(err error) {
 	f.source.Problem = message
 }
 
-// flushTime limits the time of writing the records before the position is saved.
+// flushTime limits how long the records may take to be written before the position is saved.
 const flushTime = 5 * time.Second
 
-// save saves the position after the records of the lines before it, so that no session that
-// has ended is lost in a crash. The store reports its own errors.
+// save first writes the records of all lines before the position, and then saves the position. A
+// crash then loses no session that has ended. The store logs its own errors.
 func (f *Front) save() {
 	if f.link != nil && f.link.unsent {
-		return // the session must be read again
+		return // otherwise, the session would not be read again
 	}
 	if f.flush != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), flushTime)
@@ -305,7 +305,7 @@ func trim(line []byte) []byte {
 	return line
 }
 
-// measure updates the status.
+// measure updates the log's numbers in the status.
 func (f *Front) measure() {
 	c := f.reader.Counts()
 	size := f.tail.pos.Offset
@@ -324,7 +324,7 @@ func (f *Front) measure() {
 	}
 }
 
-// refresh updates the status, also that of the milter.
+// refresh updates the status, and sends it to the milter if there is one.
 func (f *Front) refresh() {
 	f.measure()
 	if f.link != nil {

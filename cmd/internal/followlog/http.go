@@ -19,17 +19,17 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// httpPrefix begins a File that is an address for records by HTTP.
+// httpPrefix is the prefix of a File that is an address for records sent over HTTP.
 const httpPrefix = "http:"
 
-// maxBody is the maximum size of a request in bytes, and requestTime limits its time.
+// maxBody is the maximum size of a request in bytes. requestTime limits the duration of a request.
 const (
 	maxBody     = 4 << 20
 	requestTime = 30 * time.Second
 )
 
-// listen opens the socket for records, such as http:127.0.0.1:8025. Records carry no proof
-// of their origin, so only this host may send them.
+// listen opens the socket for records at an address such as http:127.0.0.1:8025. Only this host may
+// send records, because they contain no proof of their origin.
 func listen(file string) (net.Listener, error) {
 	text := strings.TrimPrefix(file, httpPrefix)
 	addr, err := netip.ParseAddrPort(text)
@@ -55,9 +55,9 @@ func (f *Front) post(ctx context.Context) {
 	server.Close()
 }
 
-// A receiver is a handler that passes on the records in a request: JSON objects, or an
-// array of them. It answers when all records have been read. If the answer fails, KumoMTA
-// sends the records again, and these must not count twice.
+// A receiver is an HTTP handler that passes on the records in a request: JSON objects or an array
+// of objects. The receiver responds when all records have been read. If KumoMTA does not receive
+// the response, it sends the records again, and the receiver must not count them twice.
 type receiver struct {
 	lines chan<- []byte
 
@@ -100,7 +100,7 @@ func (h *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// maxUnanswered is the maximum number of records expected again.
+// maxUnanswered is the maximum number of records that may be sent again.
 const maxUnanswered = 100_000
 
 // expect records that the records will be sent again.

@@ -38,8 +38,8 @@ func TestReceiver(t *testing.T) {
 	}
 }
 
-// TestSentAgain checks that records count once if their request was not answered, and that equal
-// records count separately.
+// TestSentAgain checks that records of a request without a response count once, although they are
+// sent again. Equal records in one request must count separately.
 func TestSentAgain(t *testing.T) {
 	const body = `{"a":1}{"a":1}{"b":2}`
 	lines := make(chan []byte)

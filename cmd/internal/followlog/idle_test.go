@@ -20,8 +20,8 @@ func (c *counter) Event(e *smtp.Event) {
 }
 func (*counter) Ask(*smtp.Event) smtp.Answer { return smtp.Answer{} }
 
-// TestIdle checks that an idle log's clock advances like this host's clock, so that a KumoMTA
-// session ends a minute after its latest record.
+// TestIdle checks that the clock of an idle log advances with this host's clock. A KumoMTA session
+// then ends a minute after its latest record.
 func TestIdle(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	add(t, name, "")

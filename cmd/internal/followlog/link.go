@@ -11,22 +11,22 @@ import (
 
 const (
 	aliveEvery = 5 * time.Second // interval at which the milter receives the status
-	retryEvery = time.Second     // interval at which the milter is looked for
+	retryEvery = time.Second     // interval between attempts to reach the milter
 )
 
-// A link sends the facts in the log to the milter of a state directory. While the milter is not
-// running, the link waits, and the log is not read.
+// A link sends the facts in the log to the milter that uses a state directory. While the milter is
+// not running, the link waits, and the log is not read.
 type link struct {
 	dir    string
 	log    *slog.Logger
-	ctx    context.Context // ends when the command must end
+	ctx    context.Context // done when the command must end
 	client *control.Client // nil while there is no connection
 	failed string          // latest error that was logged
-	sent   time.Time       // when the milter received the status
-	// portless is set if the latest session in the log has no client port, and warned if that was
-	// logged.
+	sent   time.Time       // time at which the milter last received the status
+	// portless is set if the latest session in the log has no client port. warned is set once this
+	// has been logged.
 	portless, warned bool
-	unsent           bool // the command ended before a session was sent
+	unsent           bool // the command ended before a session could be sent
 }
 
 // ServeMilter sends the facts in the log to the milter of the state directory, until SIGTERM or the

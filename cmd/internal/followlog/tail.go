@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// patience is the number of calls to next before a new file is used.
+	// patience is the number of calls to next before the tail changes to a new file.
 	patience = 8
 	// maxLine is the maximum length of a line in bytes. The rest of a longer line is skipped.
 	maxLine = 64 << 10
-	// headSize is the number of bytes at the start of a file that identify it, in addition
-	// to its inode: after copytruncate, the inode is the same.
+	// headSize is the number of bytes at the start of a file that identify it. The inode alone is
+	// not enough, because copytruncate keeps the inode.
 	headSize = 256
 )
 
-// A Position is a position in a log. It is saved, so that a restart continues where the
+// A Position is a position in a log. A Position is saved, so that a restart continues where the
 // last run ended.
 type Position struct {
 	Inode  uint64
@@ -86,20 +86,20 @@ type tail struct {
 	file *os.File
 	pos  Position
 	buf  []byte // incomplete line
-	skip bool   // the rest of a line that is too long
-	rest bool   // file is an old file, which is read to its end before the file that now has the name
-	// waits is the number of calls to next since the name started to refer to a different file. The
+	skip bool   // the rest of the current line is skipped, because the line is too long
+	rest bool   // file has been renamed, and is read to its end before the new file of that name
+	// waits is the number of calls to next since the log's name started to refer to a new file. The
 	// mail server keeps writing to the old file until it reopens its log.
 	waits   int
-	pending []*os.File // files that have had the name since, oldest first
+	pending []*os.File // files that have had the log's name since, oldest first
 
 	tooLong int
 	lost    bool // the file with the saved position no longer exists
 	changed int  // rotations and truncations
 }
 
-// open opens the log. If a position was saved, it continues there, in the file that then had
-// the name. If not, it starts at the end.
+// open opens the log. With a saved position, it continues there, in the file that had the log's
+// name at that time. Otherwise, it starts at the end of the log.
 func (t *tail) open(saved *Position) error {
 	f, err := openRegular(t.name)
 	if err != nil && (saved == nil || !errors.Is(err, fs.ErrNotExist)) {
@@ -137,7 +137,7 @@ func (t *tail) open(saved *Position) error {
 	return err
 }
 
-// toLineStart arranges for the rest of the current line to be skipped if the position is within one.
+// If the position is inside a line, toLineStart makes the tail skip the rest of that line.
 func (t *tail) toLineStart() error {
 	var last [1]byte
 	if _, err := t.file.ReadAt(last[:], t.pos.Offset-1); err != nil {
@@ -152,7 +152,7 @@ func (t *tail) resume(f *os.File, saved *Position) {
 	t.pos.Offset = saved.Offset
 }
 
-// use starts a file at its beginning.
+// use continues with a file, at its beginning.
 func (t *tail) use(f *os.File) {
 	if t.file != nil {
 		t.file.Close()
@@ -192,7 +192,7 @@ func (p *Position) is(f *os.File) bool {
 // maxRotated is the maximum number of files that are searched for a rotated file.
 const maxRotated = 1000
 
-// rotated finds the file with the saved position under a different name, which begins with the
+// rotated finds the file with the saved position after it was renamed. The new name begins with the
 // log's name.
 func (t *tail) rotated(saved *Position) *os.File {
 	dir, err := os.Open(filepath.Dir(t.name))
@@ -331,8 +331,8 @@ func (t *tail) lines(chunk []byte, line func([]byte)) {
 // noticed later.
 const maxPending = 16
 
-// next continues with the next file that has had the name, after the end of the old one has
-// been read. It reports whether there is one.
+// next continues with the next file that has had the log's name, once the old file has been read to
+// its end. It reports whether there is such a file.
 func (t *tail) next() (bool, error) {
 	err := t.notice()
 	if len(t.pending) == 0 && err == nil {
@@ -350,12 +350,12 @@ func (t *tail) next() (bool, error) {
 	return true, nil
 }
 
-// notice opens the file that now has the name, if it is a new one. It may be renamed before the
-// old file has been read.
+// notice opens the file that now has the log's name, if the file is new. The new file is opened
+// early, because it may itself be renamed before the old file has been read.
 func (t *tail) notice() error {
 	info, err := os.Stat(t.name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // between two steps of the rotation
+		return nil // the rotation is between two steps: no file has the name
 	}
 	if err != nil {
 		return err

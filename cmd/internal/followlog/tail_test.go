@@ -18,7 +18,7 @@ type watched struct {
 	lines []string
 }
 
-// step reads until nothing is left, including in a new file.
+// step reads until no lines are left, also in a new file.
 func (w *watched) step(t *testing.T) {
 	t.Helper()
 	for range 2 * patience {
@@ -72,8 +72,7 @@ func start(t *testing.T, name string, saved *Position) *watched {
 	return w
 }
 
-// TestTail checks that each line is read once, across incomplete lines, rotation and
-// truncation.
+// TestTail checks that each line is read once, even with incomplete lines, rotation and truncation.
 func TestTail(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "mail.log")
 	add(t, name, "past\n")
@@ -88,7 +87,7 @@ func TestTail(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.expect(t)
-	add(t, name+".1", "four\n") // the server has not reopened its log
+	add(t, name+".1", "four\n") // the server still writes to the renamed file
 	w.expect(t, "four")
 	add(t, name, "five\n")
 	w.expect(t, "five")
@@ -105,7 +104,7 @@ func TestTail(t *testing.T) {
 	w.expect(t)
 	add(t, name, "seven\n")
 	w.expect(t, "seven")
-	if err := os.Truncate(name, 0); err != nil { // and the file is longer before it is read again
+	if err := os.Truncate(name, 0); err != nil { // the new content is longer before it is read
 		t.Fatal(err)
 	}
 	add(t, name, "eight, which is longer than the line before\n")
@@ -135,8 +134,8 @@ func TestRotatedTwice(t *testing.T) {
 	w.expect(t, "two", "three")
 }
 
-// TestDatedFiles checks a server that starts a new file each day, with a symbolic link to the
-// latest one.
+// TestDatedFiles checks a log that consists of a new file each day, with a symbolic link to the
+// latest file.
 func TestDatedFiles(t *testing.T) {
 	dir := t.TempDir()
 	link, today, tomorrow := filepath.Join(dir, "latest"), filepath.Join(dir, "s20261201.log"), filepath.Join(dir, "s20261202.log")
@@ -153,13 +152,13 @@ func TestDatedFiles(t *testing.T) {
 	w.expect(t, "one")
 	add(t, tomorrow, "three\n")
 	point(tomorrow)
-	add(t, today, "two\n") // the end of a session of the day before
+	add(t, today, "two\n") // the end of a session of the previous day
 	w.expect(t, "two", "three")
 	add(t, tomorrow, "four\n")
 	w.expect(t, "four")
 }
 
-// TestLongLine checks that a line that is too long is skipped, in bounded memory.
+// TestLongLine checks that a line that is too long is skipped, and that memory use is limited.
 func TestLongLine(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
 	add(t, name, "")
@@ -229,7 +228,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// TestSave checks that the position is saved only after the records of the lines before it.
+// TestSave checks that the position is saved only after the records of all lines before it.
 func TestSave(t *testing.T) {
 	f := &Front{dir: t.TempDir(), log: slog.New(slog.DiscardHandler)}
 	flushed := false

@@ -39,7 +39,7 @@ type Result struct {
 	Own      int            // sessions from addresses of the person
 	Mentions int            // other sessions in which the person is named
 	Days     int            // UTC days with such sessions
-	Rows     map[string]int // rows in the state by table
+	Rows     map[string]int // rows in the state, by table
 	Kept     []memory.Ban   // active bans that are kept
 	// Missed lists the files that may still mention the person, with the reasons.
 	Missed  []string
@@ -178,8 +178,8 @@ func (r *Result) missed(name string, err error) {
 	}
 }
 
-// byFilter has the running filter remove the person. Each file needs a new connection, because the
-// filter closes idle connections.
+// byFilter asks the running filter to remove the person. A new connection is made for each file,
+// because the filter closes idle connections.
 func (r *Result) byFilter(o Options) error {
 	ask := func(f func(*control.Client) error) error {
 		c, err := control.Dial(o.Dir.Path)

@@ -37,30 +37,29 @@ const AbuseIPDB = "https://api.abuseipdb.com/api/v2/report"
 const (
 	reportAgain  = 15 * time.Minute // AbuseIPDB accepts one report per address in this time
 	suspectAfter = time.Hour        // lifetime of evidence against a host
-	sparedAfter  = 24 * time.Hour   // a host that sends bounces is not reported for this time
+	sparedAfter  = 24 * time.Hour   // time for which a host that sends bounces is not reported
 	maxSuspects  = 10_000
 	maxReported  = 10_000
 )
 
-// A suspect is a host, or the hosts in a /64, with evidence that has not been reported.
+// A suspect is a host, or all hosts in an IPv6 /64, with evidence that has not been reported.
 type suspect struct {
 	addr     netip.Addr // address in the latest offence or ban
 	last     time.Time
 	evidence []string // tokens, with any confidence
 	certain  bool     // an offence has high confidence
-	banned   bool     // banned by an enforced rule that needs no DNS list, because lists can be wrong
+	banned   bool     // banned by an enforced rule that does not depend on a DNS list, because lists can be wrong
 	sessions map[uint64]bool
-	names    []control.Names // latest names; if one is exempt, the host is not reported
+	names    []control.Names // latest names; if one of them is exempt, the host is not reported
 }
 
 // maxNames is the maximum number of names stored for a suspect.
 const maxNames = 4
 
-// hostOf returns the address, or the first address of its /64.
+// hostOf returns an IPv4 address unchanged, and the first address of an IPv6 address's /64.
 func hostOf(a netip.Addr) netip.Addr { return memory.Source(a.Unmap()).Addr() }
 
-// A report is a report on one host. It contains neither recipients nor text from
-// clients.
+// A report is a report on one host. A report contains neither recipients nor text from clients.
 type report struct {
 	IP         netip.Addr `json:"ip"`
 	Categories []int      `json:"categories"`
@@ -75,8 +74,8 @@ func (r *report) hosts() []control.Names {
 	return append([]control.Names{{Addr: r.IP}}, r.Names[:min(len(r.Names), maxNames)]...)
 }
 
-// A reporter collects the hosts to report, and may be used concurrently. The keys of its maps are
-// results of hostOf.
+// A reporter collects the hosts to report. Its methods may be called concurrently. The keys of its
+// maps are results of hostOf.
 type reporter struct {
 	file  string // stores the times of reports and exemptions
 	queue *queue // of the reports
@@ -88,7 +87,7 @@ type reporter struct {
 	// displace suspects.
 	innocent, suspects map[netip.Addr]*suspect
 
-	exempt   map[netip.Addr]time.Time // hosts that are exempt or send bounces
+	exempt   map[netip.Addr]time.Time // hosts that are exempt or have sent bounces
 	reported map[netip.Addr]time.Time
 	overflow time.Time // latest time at which exempt was full
 	unsaved  bool      // exempt has hosts that the file lacks
@@ -181,8 +180,8 @@ func (r *reporter) add(e *events.Event) {
 	defer r.mu.Unlock()
 	switch {
 	case e.Event == "exempt", e.Evidence == "backscatter", e.Evidence == "account-abuse", e.Reason != "" && (e.Event == "verdict" || e.Event == "finding"):
-		// The filter exempts the host, or the host returns mail with forged senders, or a user's
-		// account was stolen.
+		// The filter exempts the host, or the host returns mail with forged senders, or it uses a
+		// stolen account.
 		r.exemptAt(hostOf(src), e.Time)
 		return
 	case e.Event == "finding" && len(offences(e.Evidence)) > 0, e.Event == "ban" && e.Would == "" && !e.Listed:
@@ -259,8 +258,8 @@ func (s *suspect) reportable() bool {
 	return (s.certain || s.banned) && len(words) > 0
 }
 
-// drop drops the evidence against the hosts that overlap a prefix, and their queued reports.
-// Dropped reports are counted.
+// drop drops the evidence against the hosts that overlap a prefix, and their queued reports. It
+// counts the dropped reports.
 func (r *reporter) drop(p netip.Prefix) {
 	within := func(a netip.Addr) bool { return p.Overlaps(memory.Source(a)) }
 	r.mu.Lock()
@@ -285,7 +284,8 @@ func (r *reporter) dropAll() {
 func (r *reporter) exemptAt(src netip.Addr, at time.Time) {
 	_, known := r.exempt[src]
 	if !known && len(r.exempt) >= maxSuspects {
-		// The file stores the time to the hour, so that it is not written for each event.
+		// In the file, this time may be up to an hour old, so that the file is not written for each
+		// event.
 		r.unsaved = r.unsaved || at.Sub(r.overflow) > time.Hour
 		r.overflow = later(r.overflow, at)
 		return
@@ -306,8 +306,8 @@ func (r *reporter) lost() uint64 {
 	return n
 }
 
-// due returns the hosts to report, and drops old evidence. Addresses in queued already have a
-// queued report.
+// due returns the hosts to report, and drops old evidence. queued contains the addresses that
+// already have a queued report.
 func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -338,8 +338,8 @@ func (r *reporter) due(now time.Time, queued map[string]bool) (due []report) {
 	return due
 }
 
-// limit replaces future times, which a wrong clock has caused. Entries with such times would not
-// expire.
+// limit replaces times in the future, which are due to a wrong clock. Entries with such times would
+// not expire.
 func (r *reporter) limit(now time.Time) {
 	for _, times := range []map[netip.Addr]time.Time{r.exempt, r.reported} {
 		for a, at := range times {
@@ -362,14 +362,15 @@ func dropBefore(times map[netip.Addr]time.Time, before time.Time) {
 	}
 }
 
-// stored drops the evidence against a host whose report is now in the queue. If the evidence was
-// dropped since the call to due, stored drops the report.
+// stored drops the evidence against a host after its report has been added to the queue. If the
+// evidence was dropped between the call to due and this call, stored removes the report from the
+// queue.
 func (r *reporter) stored(a netip.Addr) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	host := hostOf(a)
 	if r.suspects[host] == nil {
-		r.queue.removeReports(func(a netip.Addr) bool { return a == host }, false) // drop has counted the report
+		r.queue.removeReports(func(a netip.Addr) bool { return a == host }, false) // drop has already counted the report
 	}
 	delete(r.suspects, host)
 }
@@ -412,7 +413,7 @@ func (r *reporter) setReported(a netip.Addr, at time.Time) {
 type abuseIPDB struct {
 	*client
 	url string
-	key string // file
+	key string // file that contains the key
 }
 
 func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
@@ -424,7 +425,7 @@ func (a *abuseIPDB) deliver(ctx context.Context, data []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, value, ok := strings.Cut(key, ":"); ok { // the file may be shared with scanwatch update
+	if _, value, ok := strings.Cut(key, ":"); ok { // the key file may also be in use by scanwatch update
 		key = strings.TrimSpace(value)
 	}
 	var categories []string

@@ -161,8 +161,8 @@ func TestManyExempt(t *testing.T) {
 	}
 }
 
-// TestForwardAbuse checks the requests to AbuseIPDB, that hosts exempted by the filter are not
-// reported, and that a report waits while the server fails.
+// TestForwardAbuse checks the requests to AbuseIPDB. Hosts that the filter exempts must not be
+// reported, and a report must wait while the server fails.
 func TestForwardAbuse(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(key, []byte("Key: abc\n"), 0o600); err != nil {

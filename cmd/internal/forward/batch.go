@@ -33,8 +33,7 @@ type Batch struct {
 	// Dropped is the number of events lost since the previous batch.
 	Dropped uint64 `json:"dropped"`
 	// Gaps is the number of lost connections to the filter since the previous batch, plus the
-	// number of service starts except the first. It is unknown how many events were missed in a
-	// gap.
+	// number of restarts of the service. The number of events that were missed in a gap is unknown.
 	Gaps uint64 `json:"gaps"`
 }
 
@@ -190,7 +189,7 @@ func (b *Batch) count() uint64 {
 // encode returns v as JSON in one line of printable ASCII.
 func encode(v any) []byte {
 	var b bytes.Buffer
-	_ = text.JSON(&b, v, "") // strings, numbers and times cannot fail
+	_ = text.JSON(&b, v, "") // encoding strings, numbers and times cannot fail
 	return events.AppendASCII(nil, b.Bytes())
 }
 

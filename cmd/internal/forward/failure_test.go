@@ -50,8 +50,8 @@ func idle(t *testing.T, c *rules.Companion, o Options) *Forwarder {
 	return f
 }
 
-// TestFullQueueLosesNothing checks that a full queue drops a batch only in favour of one with
-// events, and that the next batch includes the number of dropped events.
+// TestFullQueueLosesNothing checks that a full queue drops a batch only for another batch that
+// contains events. The next batch must include the number of dropped events.
 func TestFullQueueLosesNothing(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
 	for i := range maxQueued + 1 {
@@ -81,9 +81,9 @@ func TestFullQueueLosesNothing(t *testing.T) {
 	}
 }
 
-// TestRejectedLosses checks that if a destination rejects batches, the number of lost events is
-// sent with the next events instead of in a batch per window, and that the log counts each event
-// once.
+// TestRejectedLosses checks the number of lost events while a destination rejects batches. The
+// number must be sent with the next events, and not in a batch for every window. The log must count
+// each event once.
 func TestRejectedLosses(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
 	f.window.add(finding(1, "scanner"))
@@ -133,8 +133,8 @@ func TestLostInStatus(t *testing.T) {
 	}
 }
 
-// TestFirstStart checks that a start is a gap only if there is a queue. Before the first start, no
-// events had to be delivered.
+// TestFirstStart checks that the start of a service counts as a gap only if a queue already exists.
+// Before the first start, no events had to be delivered.
 func TestFirstStart(t *testing.T) {
 	r := newReceiver(t)
 	c := forURL(t, r)
@@ -152,7 +152,7 @@ func TestFirstStart(t *testing.T) {
 	}
 }
 
-// TestDroppedGaps checks that the next batch includes a dropped batch's gaps.
+// TestDroppedGaps checks that the gaps of a dropped batch are included in the next batch.
 func TestDroppedGaps(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{Now: time.Now})
 	f.window.lose(losses{gaps: 1})
@@ -166,13 +166,13 @@ func TestDroppedGaps(t *testing.T) {
 	}
 }
 
-// TestReportWaits checks that a host never has more than one report waiting, that the report is not
-// delivered if the host has become exempt, and that the pause between reports starts at the delivery.
+// TestReportWaits checks that at most one report on a host is waiting. The report must not be
+// delivered if the host has become exempt. The pause between reports must start at the delivery.
 func TestReportWaits(t *testing.T) {
 	c, r := forAbuse(t), newReceiver(t)
 	h := newHub(t, c)
 	const first, second, third = "198.51.100.1", "198.51.100.2", "198.51.100.3"
-	var exempt atomic.Bool // second
+	var exempt atomic.Bool // the second host is exempt
 	h.spared = func(a netip.Addr) bool { return exempt.Load() && a == netip.MustParseAddr(second) }
 	now := time.Now()
 	o := Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return now }, Abuse: r.URL + "/report"}
@@ -183,7 +183,7 @@ func TestReportWaits(t *testing.T) {
 		f.reporter.add(e)
 		f.report(t.Context())
 	}
-	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // until the socket exists
 	for range 2 {
 		for _, src := range []string{first, second, third} {
 			seen(src, "scanner")
@@ -218,7 +218,7 @@ func TestReportWaits(t *testing.T) {
 	if n := f.queue.length(); n != 1 {
 		t.Errorf("%d reports after 15 minutes", n)
 	}
-	// The filter ends.
+	// The filter stops.
 	h.stop()
 	f.disconnect()
 	e, data, _, _ := f.queue.first()
@@ -245,7 +245,7 @@ func TestExemptByName(t *testing.T) {
 		h := newHub(t, companion)
 		h.exempt = c.before
 		f := idle(t, companion, Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return noon }, Abuse: r.URL + "/report"})
-		until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
+		until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // until the socket exists
 		for _, rdns := range []string{"mx1.example.org", "mx2.example.org"} {                                             // names of two hosts in a /64
 			f.reporter.add(with(about("2001:db8::1", "finding", "scanner", "high"), func(e *events.Event) { e.RDNS, e.FCrDNS = []byte(rdns), c.proven }))
 		}
@@ -270,8 +270,8 @@ func TestExemptByName(t *testing.T) {
 	}
 }
 
-// TestExemptAfterRestart checks that exemptions remain after a restart, and that no host is
-// reported for a day if they are unreadable.
+// TestExemptAfterRestart checks that exemptions survive a restart. If the stored exemptions are
+// unreadable, no host must be reported for a day.
 func TestExemptAfterRestart(t *testing.T) {
 	dir := t.TempDir()
 	due := func(r *reporter, at time.Time) int {
@@ -305,7 +305,8 @@ func TestExemptAfterRestart(t *testing.T) {
 	}
 }
 
-// TestFutureReport checks that a future time stored by a wrong clock does not prevent reports.
+// TestFutureReport checks that reports are still sent after a wrong clock has stored a time in the
+// future.
 func TestFutureReport(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	host := netip.MustParseAddr("198.51.100.1")
@@ -383,7 +384,7 @@ func TestRetryAfterRestart(t *testing.T) {
 	}
 }
 
-// TestBlockedReader checks that a service ends even if nothing reads its standard output.
+// TestBlockedReader checks that a service ends even if no process reads its standard output.
 func TestBlockedReader(t *testing.T) {
 	blocked, w := io.Pipe()
 	defer blocked.Close()
@@ -406,8 +407,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
-// TestClosedReader checks that a service ends with an error when the reader of its standard output
-// ends.
+// TestClosedReader checks that a service ends with an error when the process that reads its
+// standard output ends.
 func TestClosedReader(t *testing.T) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -444,9 +445,9 @@ func TestReflectedRequest(t *testing.T) {
 	}
 }
 
-// TestReportOnce checks that a report is not sent again if there is no response, that its time is
-// on disk before AbuseIPDB responds, and that a temporary rejection leaves the report in the
-// queue.
+// TestReportOnce checks that a report without a response is not sent again. The time of the report
+// must be on disk before AbuseIPDB responds. After a temporary rejection, the report must remain in
+// the queue.
 func TestReportOnce(t *testing.T) {
 	r, companion := newReceiver(t), forAbuse(t)
 	h := newHub(t, companion)

@@ -72,7 +72,7 @@ type Forwarder struct {
 	o        Options
 	name     string // of the companion
 	every    time.Duration
-	interval time.Duration // between requests
+	interval time.Duration // between deliveries
 	first    time.Duration // pause after the first failure
 	again    time.Duration // pause before the next connection to the filter
 	collect  collector
@@ -82,7 +82,7 @@ type Forwarder struct {
 	to       destination
 
 	mu        sync.Mutex
-	failed    error           // error of the latest delivery
+	failed    error           // of the latest delivery
 	delivered bool            // an entry was delivered since the latest note
 	dropped   uint64          // reports dropped since the latest delivery
 	lost      uint64          // lost events reported in the output; only for standard output
@@ -123,7 +123,7 @@ func New(c *rules.Companion, o Options) (*Forwarder, error) {
 		if err := f.reporter.load(o.Now()); err != nil {
 			o.Log.Error("times of reports unreadable, no reports for a day", "err", err)
 		}
-		f.reporter.dropAll() // the previous process may have ended long ago
+		f.reporter.dropAll() // the evidence is old if the previous process ended long ago
 	default:
 		return nil, fmt.Errorf("unknown destination %q", c.Target)
 	}
@@ -173,7 +173,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	defer f.mu.Unlock()
 	f.disconnect()
 	if errors.Is(err, syscall.EPIPE) {
-		return errors.New("write events: the reader has closed standard output") // the program would exit with status 0 on EPIPE
+		return errors.New("write events: the reader has closed standard output") // with EPIPE, the program would exit with status 0
 	}
 	return nil
 }
@@ -182,7 +182,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 func (f *Forwarder) watch(ctx context.Context) {
 	var logged string
 	if f.queue == nil || !f.queue.fresh {
-		f.collect.lose(losses{gaps: 1}) // events were missed since the previous process ended
+		f.collect.lose(losses{gaps: 1}) // events since the previous process ended are missing
 	}
 	reached := false
 	for ctx.Err() == nil {
@@ -233,10 +233,10 @@ func (f *Forwarder) flush(ctx context.Context) error {
 	}
 	lost := f.window.lost()
 	if f.queue != nil {
-		f.queue.lose(lost) // on disk until a batch contains the losses
+		f.queue.lose(lost) // kept on disk until a batch contains the losses
 		lost = f.queue.unsettled()
 		if f.window.empty() && (f.rests() || !f.queue.room()) {
-			return nil // a batch without events would also be rejected, or displace one with events
+			return nil // a batch without events could be rejected like the others, or displace a batch with events
 		}
 	}
 	b := f.window.take(f.o.Now(), lost)
@@ -254,7 +254,7 @@ func (f *Forwarder) flush(ctx context.Context) error {
 		f.window.lose(lost.plus(more))
 	}
 	f.fail(err)
-	if more.events > 0 { // events counted in lost are not new
+	if more.events > 0 { // events in lost were counted before
 		f.o.Log.Error("events lost", "companion", f.name, "events", more.events, "err", err)
 	}
 	return err
@@ -295,18 +295,19 @@ func (f *Forwarder) closeQueue() {
 	}
 }
 
-// report moves due reports to the queue, unless the host is exempt. If the filter is not
-// answering, the reports are kept.
+// report moves due reports to the queue, unless the host is exempt. If the filter is not answering,
+// the reporter keeps the reports.
 func (f *Forwarder) report(ctx context.Context) {
 	f.countDropped()
 	if err := f.reporter.saveExempt(); err != nil {
 		f.fail(err)
 		f.o.Log.Error("times of reports not saved", "companion", f.name, "err", err)
-		return // until the exemptions are on disk
+		return // no report is sent before the exemptions are on disk
 	}
 	queued := f.queue.keys()
 	for key := range queued {
-		// One question suffices to detect observe mode, in which all reports are dropped.
+		// In observe mode, all reports are dropped. One question to the filter is enough to detect
+		// this mode.
 		if a, err := netip.ParseAddr(key); err == nil {
 			_, _ = f.spared(a, control.Names{Addr: a})
 			break
@@ -315,7 +316,7 @@ func (f *Forwarder) report(ctx context.Context) {
 	for _, r := range f.reporter.due(f.o.Now(), queued) {
 		spared, err := f.spared(r.IP, r.hosts()...)
 		if err != nil || ctx.Err() != nil {
-			return // watch logs the error, or the reporter has dropped all reports
+			return // watch logs the error; in observe mode, all reports were dropped
 		}
 		if spared {
 			continue
@@ -395,16 +396,16 @@ func (f *Forwarder) deliver(ctx context.Context, e entry, data []byte) error {
 			return errSpared
 		}
 	}
-	_ = f.queue.setNext(f.o.Now(), f.interval) // on failure, a restart exceeds the rate
+	_ = f.queue.setNext(f.o.Now(), f.interval) // on failure, requests after a restart may exceed the rate
 	if f.reporter != nil {
 		return f.deliverReport(ctx, r.IP, data)
 	}
 	return f.to.deliver(ctx, data)
 }
 
-// deliverReport delivers a host's report. If a report receives no response, AbuseIPDB may have
-// accepted it. AbuseIPDB rejects a second report within 15 minutes, so such a report is not sent
-// again.
+// deliverReport delivers a host's report. If AbuseIPDB does not respond, it may still have accepted
+// the report. The report is not sent again, because AbuseIPDB rejects a second report within 15
+// minutes.
 func (f *Forwarder) deliverReport(ctx context.Context, a netip.Addr, data []byte) error {
 	if err := f.reporter.attempt(a, f.o.Now()); err != nil {
 		return fmt.Errorf("save the time of the report: %w", err)
@@ -474,8 +475,8 @@ func (f *Forwarder) send(ctx context.Context) {
 	}
 }
 
-// rests reports whether a batch without events must wait for a later window. The number of skipped
-// windows doubles with each rejection.
+// rests reports whether a batch without events must wait for a later window. With each rejection,
+// twice as many windows are skipped.
 func (f *Forwarder) rests() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -486,11 +487,11 @@ func (f *Forwarder) rests() bool {
 	return false
 }
 
-// There are at most 1<<maxSkipped windows between two batches without events.
+// Between two batches without events, at most 1<<maxSkipped windows are skipped.
 const maxSkipped = 6
 
-// news returns the number of events in an entry, minus the events that an earlier log line has
-// counted.
+// news returns the number of events in an entry, without the events that an earlier log line has
+// already reported.
 func news(e entry, data []byte) uint64 {
 	if b, err := decodeBatch(data); err == nil {
 		return e.weight - min(b.Dropped, e.weight)
@@ -524,7 +525,7 @@ func (f *Forwarder) note(ctx context.Context) {
 		if f.queue != nil {
 			waiting, lost = f.queue.length(), f.queue.lostEvents()
 		}
-		if err := f.ask(func(c *control.Client) error { return c.Note(f.name, waiting, lost, failed) }); err != nil && delivered { // watch logs it
+		if err := f.ask(func(c *control.Client) error { return c.Note(f.name, waiting, lost, failed) }); err != nil && delivered { // watch logs the error
 			f.mu.Lock()
 			f.delivered = true
 			f.mu.Unlock()

@@ -36,8 +36,8 @@ func finding(n int, evidence string) *events.Event {
 		Helo: []byte("<script>\x1b[31m@everyone"), RDNS: []byte("<!channel>.example.net")}
 }
 
-// TestWindow checks that a source's identical events are counted together, and that omitted events
-// are counted.
+// TestWindow checks that identical events from a source are counted together, and that omitted
+// events are counted.
 func TestWindow(t *testing.T) {
 	w := &window{host: "mx", from: noon}
 	if b := w.take(noon, w.lost()); b != nil {
@@ -153,7 +153,7 @@ type receiver struct {
 	roots *x509.CertPool
 
 	mu      sync.Mutex
-	answers []http.HandlerFunc // of the next requests; then 200
+	answers []http.HandlerFunc // responses to the next requests; later requests receive status 200
 	got     []received
 }
 
@@ -180,7 +180,7 @@ func newReceiver(t *testing.T) *receiver {
 			r.got = append(r.got, received{req.URL.Path, req.Header, body})
 		}
 		r.mu.Unlock()
-		w.Header()["Date"] = nil // the tests use another clock
+		w.Header()["Date"] = nil // the server's clock differs from the tests' clock
 		if answer != nil {
 			answer(w, req)
 		}
@@ -236,7 +236,7 @@ func TestAnswers(t *testing.T) {
 		answer   http.HandlerFunc
 		rejected bool
 		after    time.Duration
-		want     string // part of the error; empty: no error
+		want     string // part of the error; "" means no error
 	}{
 		{status(200), false, 0, ""},
 		{status(204), false, 0, ""},
@@ -394,7 +394,7 @@ type hub struct {
 
 func newHub(t *testing.T, c *rules.Companion) *hub {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hub") // a short name for the socket
+	dir, err := os.MkdirTemp("", "hub") // a short path for the socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -454,7 +454,7 @@ func until(t *testing.T, condition func() bool) {
 	}
 }
 
-// total returns the numbers of events and gaps in the accepted batches. A batch that was sent twice
+// total returns the numbers of events and gaps in the accepted batches. A batch that arrived twice
 // counts once.
 func total(t *testing.T, got []received) (counted, dropped uint64, gaps uint64) {
 	t.Helper()
@@ -475,8 +475,8 @@ func total(t *testing.T, got []received) (counted, dropped uint64, gaps uint64) 
 	return counted, dropped, gaps
 }
 
-// TestForward checks that each event arrives or is counted as dropped, even if the server fails in
-// every possible way, and the service and the filter restart.
+// TestForward checks that each event arrives or is counted as dropped. The server fails in every
+// possible way, and the service and the filter restart.
 func TestForward(t *testing.T) {
 	c := &rules.Companion{Role: rules.RoleForward, User: strconv.Itoa(os.Getuid()), Target: rules.ForwardURL,
 		Forward: rules.Forward{Queue: t.TempDir()}}
@@ -531,7 +531,8 @@ func TestForward(t *testing.T) {
 	start(t, c, h, r)
 	until(t, all)
 
-	// The filter restarts after an event has reached the service. Only then is a restart a gap.
+	// Restart the filter after an event has reached the service. Otherwise, the restart would not
+	// be a gap.
 	h.watched(t)
 	send(1)
 	until(t, all)
@@ -541,7 +542,8 @@ func TestForward(t *testing.T) {
 	h.watched(t)
 	send(1)
 	until(t, all)
-	// The second start of the service is one gap. The next batch may contain the other gap.
+	// The second start of the service counts as a gap. The restart of the filter may be in the next
+	// batch.
 	until(t, func() bool { _, _, gaps := total(t, r.accepted()); return gaps >= 2 })
 	until(t, func() bool {
 		s := h.known.Status()[0]

@@ -77,7 +77,7 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 	if err != nil {
 		var wrapped *url.Error
 		if errors.As(err, &wrapped) {
-			err = wrapped.Err // the URL's path may be a secret
+			err = wrapped.Err // the error must not contain the URL, whose path may be a secret
 			if wrapped.Timeout() {
 				err = fmt.Errorf("no answer in %s", text.Duration(c.http.Timeout))
 			}
@@ -89,7 +89,7 @@ func (c *client) post(req *http.Request) (reply []byte, err error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // only the status matters, and the connection can be reused
+	reply, _ = io.ReadAll(io.LimitReader(resp.Body, maxReply)) // reading the response allows the connection to be reused
 	return reply, c.judge(resp)
 }
 
@@ -117,8 +117,8 @@ type webhook struct {
 	*client
 	url    string // URL, or the name of a file that contains it
 	body   string // a format of rules.ForwardBodies
-	key    string // file; empty without signatures
-	header string // file; empty: no additional header
+	key    string // key file; empty without signatures
+	header string // header file; empty without an additional header
 }
 
 // Headers of a webhook's requests.
@@ -136,7 +136,7 @@ func (w *webhook) deliver(ctx context.Context, data []byte) error {
 		return err
 	}
 	if (w.body == "chat" || w.body == "text") && len(batch.lines(1)) == 0 {
-		return nil // nothing for human readers
+		return nil // there is nothing to report to human readers
 	}
 	address, err := w.address()
 	if err != nil {
@@ -200,9 +200,9 @@ func sign(key, at string, body []byte) string {
 // maxLines is the maximum number of events in a human-readable message.
 const maxLines = 30
 
-// bodyOf returns a batch in the given format, and the media type. The human-readable formats
-// contain no text from clients, because such text could address a chat's members or imitate its
-// markup.
+// bodyOf returns a batch in the given format, and the media type. Messages for human readers
+// contain no text from clients, because such text could mention members of a chat or imitate the
+// chat's markup.
 func bodyOf(format string, b *Batch, data []byte) (body []byte, kind string) {
 	switch format {
 	case "chat": // Slack, Mattermost, Rocket.Chat
@@ -231,7 +231,8 @@ func (b *Batch) text() string {
 	return "scanwatch on " + text.Escape(b.Host) + ":\n" + strings.Join(b.lines(maxLines), "\n")
 }
 
-// chatText returns the message's text in a form in which chats find no links and no mentions.
+// chatText returns the message's text in a form in which chat services find no links and no
+// mentions.
 func chatText(b *Batch) string {
 	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "@", "(at)")
 	return escaped.Replace(b.text())

@@ -26,9 +26,9 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestOmittedByExport compares reports and exports for the same sessions. Hosts that an export
-// omits must not be reported: hosts that a pass statement exempts by address, proven name or
-// listener, and hosts whose proven name belongs to a domain with recent mail.
+// TestOmittedByExport compares reports and exports for the same sessions. A host that an export
+// omits must not be reported. An export omits hosts that a pass statement exempts by address,
+// proven name or listener, and hosts whose proven name is in a domain with recent mail.
 func TestOmittedByExport(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	conf := filepath.Join(t.TempDir(), "scanwatch.conf")
@@ -100,7 +100,7 @@ func TestOmittedByExport(t *testing.T) {
 	for _, e := range list.Entries {
 		exported = append(exported, e.Host.String())
 	}
-	exempt := config.NewExempt(policy.Policy, nil) // the filter uses it to decide which addresses are exempt
+	exempt := config.NewExempt(policy.Policy, nil) // the filter also exempts these addresses
 	for _, d := range r.due(now, nil) {
 		if reason := exempt.Reason(memory.Source(d.IP), false); reason != "" {
 			continue

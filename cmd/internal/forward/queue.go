@@ -28,7 +28,7 @@ const (
 	maxBytes  = 64 << 20
 	maxEntry  = 16 << 20
 
-	smallEntry = 4 << 10 // larger than a batch without events
+	smallEntry = 4 << 10 // larger than any batch without events
 )
 
 // A queue stores data in files, in the order in which the data were added. If the queue is full,
@@ -68,8 +68,8 @@ func (l losses) minus(o losses) losses { return losses{l.events - o.events, l.ga
 // countsFormat has a fixed length, so that a write succeeds even if the disk is full.
 const countsFormat = "%020d %020d\n"
 
-// lossesKey is the key format of batches that contain losses. Earlier versions wrote only the
-// number of gaps.
+// lossesKey is the format of the keys of batches that contain losses. Earlier versions wrote only
+// the number of gaps.
 const lossesKey = "gaps%d.%d"
 
 // key returns the key for a batch that contains losses.
@@ -86,8 +86,8 @@ func (e *entry) contains() (l losses) {
 	return losses{min(l.events, e.weight), min(l.gaps, maxLost)}
 }
 
-// An entry is a file in a queue. The name consists of the entry's number, its weight, which is its
-// number of events, and its key, if any.
+// An entry is a file in a queue. The file's name consists of the entry's number, its weight and an
+// optional key. The weight is the number of events.
 type entry struct {
 	name   string
 	number int64
@@ -148,8 +148,8 @@ func openQueue(dir string) (q *queue, err error) {
 	return q, nil
 }
 
-// openCounts opens the file that stores the losses. A corrupt file is ignored, because the
-// service's start is a gap anyway.
+// openCounts opens the file that stores the losses. A corrupt file is ignored, because each start
+// of the service counts as a gap anyway.
 func (q *queue) openCounts() error {
 	name := filepath.Join(q.dir, countsName)
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
@@ -164,11 +164,11 @@ func (q *queue) openCounts() error {
 		q.lost = losses{}
 	}
 	q.counts = f
-	q.change(losses{}, losses{}) // gives the file its full length
+	q.change(losses{}, losses{}) // extends the file to its full length
 	return nil
 }
 
-// maxLost exceeds any real number of losses, and cannot cause an overflow.
+// maxLost is larger than any real number of losses, but small enough to prevent an overflow.
 const maxLost = 1 << 60
 
 // change adds and subtracts losses. The caller holds mu.
@@ -191,7 +191,7 @@ func (q *queue) lose(more losses) {
 	}
 }
 
-// settle subtracts losses that a queued batch or the log now contains.
+// settle subtracts losses that are now contained in a queued batch or in the log.
 func (q *queue) settle(less losses) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -232,8 +232,8 @@ func parseEntry(name string) (e entry, ok bool) {
 	return e, ok && err1 == nil && err2 == nil && strings.HasSuffix(name, ".json")
 }
 
-// add adds data with the given weight and, unless it is empty, the given key. When add returns, the
-// data are on disk.
+// add adds data with the given weight. If key is not empty, the entry has that key. When add
+// returns, the data are on disk.
 func (q *queue) add(data []byte, weight uint64, key string, now time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -309,12 +309,13 @@ func (q *queue) shrink() {
 	}
 }
 
-// loseAt drops an entry. If the process is killed, the entry's events may be counted although the
-// entry remains. They are never lost without being counted.
+// loseAt drops an entry, and counts its events as lost before it removes the file. If the process
+// is killed in between, the events are counted although the entry remains. Events are never lost
+// without being counted.
 func (q *queue) loseAt(i int) {
 	e := &q.entries[i]
 	old := e.contains()
-	q.missing += e.weight - old.events // the other losses were counted when they occurred
+	q.missing += e.weight - old.events // the losses in the batch were counted when they occurred
 	q.change(losses{e.weight, old.gaps}, losses{})
 	q.removeAt(i)
 }
@@ -326,8 +327,8 @@ func (q *queue) removeAt(i int) {
 	q.entries = slices.Delete(q.entries, i, i+1)
 }
 
-// removeReports removes the reports on the hosts that selected selects. If lost is set,
-// removeReports counts the reports as dropped.
+// removeReports removes the reports on the hosts for which selected returns true. If lost is set,
+// the reports count as dropped.
 func (q *queue) removeReports(selected func(netip.Addr) bool, lost bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -381,7 +382,7 @@ func (q *queue) remove(e entry, lost bool) {
 	defer q.mu.Unlock()
 	i := slices.IndexFunc(q.entries, func(o entry) bool { return o.number == e.number })
 	if i < 0 {
-		return // it has been dropped
+		return // the entry has been dropped
 	}
 	if lost {
 		q.loseAt(i)

@@ -34,15 +34,15 @@ func full(t *testing.T, c *rules.Companion, o Options) *Forwarder {
 	return idle(t, c, o)
 }
 
-// TestLossesAfterEnd checks that the number of lost events survives the service's end if the queue
-// is full.
+// TestLossesAfterEnd checks that the number of lost events survives a restart of the service if the
+// queue is full.
 func TestLossesAfterEnd(t *testing.T) {
 	for name, kill := range map[string]bool{"end": false, "kill": true} {
 		t.Run(name, func(t *testing.T) {
 			c := forURL(t, newReceiver(t))
 			o := Options{RunDir: t.TempDir(), Now: time.Now}
 			f := full(t, c, o)
-			f.window.add(finding(1, "scanner")) // displaces the first batch
+			f.window.add(finding(1, "scanner")) // replaces the first batch
 			if err := f.flush(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +73,7 @@ func TestLossesAfterEnd(t *testing.T) {
 			}
 			gaps := uint64(2)
 			if !kill {
-				gaps++ // of the start
+				gaps++ // the start of the service
 			}
 			if b, err := decodeBatch(last); err != nil || b.Dropped != 1+7 || b.Gaps != gaps {
 				t.Errorf("%s, %v", last, err)
@@ -85,8 +85,8 @@ func TestLossesAfterEnd(t *testing.T) {
 	}
 }
 
-// TestLostOnce checks that events that could not be stored are logged once, and are counted in a
-// batch once the queue is writable again.
+// TestLostOnce checks events that could not be stored. The events must be logged once. As soon as
+// the queue is writable again, a batch must include their number.
 func TestLostOnce(t *testing.T) {
 	f := idle(t, forURL(t, newReceiver(t)), Options{RunDir: t.TempDir(), Now: time.Now})
 	var log bytes.Buffer
@@ -154,7 +154,7 @@ func TestCorruptFiles(t *testing.T) {
 			t.Errorf("the log does not name %s:\n%s", name, log.String())
 		}
 	}
-	// The next process.
+	// Start the next process.
 	f.queue.close()
 	counts := filepath.Join(f.queue.dir, countsName)
 	for content, want := range map[string]losses{"": {}, "x": {}, strings.Repeat("9", 50): {}, "-1 -1\n": {},
@@ -200,7 +200,7 @@ func TestNoDescriptors(t *testing.T) {
 	}
 }
 
-// TestNoDirectory checks that a missing directory's error names the directory and the remedy.
+// TestNoDirectory checks that the error for a missing directory names the directory and the remedy.
 func TestNoDirectory(t *testing.T) {
 	c := forURL(t, newReceiver(t))
 	c.Forward.Queue = filepath.Join(c.Forward.Queue, "missing")
@@ -220,7 +220,7 @@ func TestSlowServer(t *testing.T) {
 	}
 }
 
-// TestForeignLock checks that another user's lock on the directory does not stop the service. Any
+// TestForeignLock checks that the service works even if another user has locked the directory. Any
 // user who can read a directory can lock it.
 func TestForeignLock(t *testing.T) {
 	dir := t.TempDir()
@@ -283,7 +283,7 @@ func TestExcusesInGaps(t *testing.T) {
 	h := newHub(t, c)
 	o := Options{RunDir: h.dir, Now: func() time.Time { return noon }}
 	f := idle(t, c, o)
-	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // until the socket exists
 	offend := func(src string) { f.reporter.add(about(src, "finding", "scanner", "high")) }
 	for name, gap := range map[string]func(){
 		"restart": func() {
@@ -323,12 +323,12 @@ func TestExcusesInGaps(t *testing.T) {
 	}
 }
 
-// TestUnban checks that an unban and observe mode drop evidence and waiting reports.
+// TestUnban checks that an unban and the change to observe mode drop evidence and waiting reports.
 func TestUnban(t *testing.T) {
 	c, r := forAbuse(t), newReceiver(t)
 	h := newHub(t, c)
 	f := idle(t, c, Options{RunDir: h.dir, Roots: r.roots, Now: func() time.Time { return noon }, Abuse: r.URL + "/report"})
-	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // the socket exists
+	until(t, func() bool { return f.ask(func(c *control.Client) error { return c.Note(f.name, 0, 0, nil) }) == nil }) // until the socket exists
 	offend := func(hosts ...string) {
 		for _, src := range hosts {
 			f.reporter.add(about(src, "finding", "scanner", "high"))
@@ -347,7 +347,7 @@ func TestUnban(t *testing.T) {
 	}
 	offend("198.51.100.3")
 	due := f.reporter.due(noon, f.queue.keys())
-	f.reporter.add(&events.Event{Event: "unban", Time: noon, Prefix: "198.51.100.3/32"}) // while the report is being stored
+	f.reporter.add(&events.Event{Event: "unban", Time: noon, Prefix: "198.51.100.3/32"}) // this event arrives while the report is being stored
 	if err := f.queue.add(encode(due[0]), 1, due[0].IP.String(), noon); err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +368,7 @@ func TestUnban(t *testing.T) {
 	if n := f.queue.length(); n != 0 || len(r.accepted()) != 0 || f.dropped != 8 {
 		t.Errorf("%d reports wait, %d sent, %d dropped", n, len(r.accepted()), f.dropped)
 	}
-	// The filter is asked about queued reports even if there is no new evidence.
+	// The filter must be asked about queued reports even if there is no new evidence.
 	offend("198.51.102.3")
 	f.report(t.Context())
 	h.observe.Store(true)
@@ -378,8 +378,8 @@ func TestUnban(t *testing.T) {
 	}
 }
 
-// TestManyHosts checks that hosts without reportable evidence, and hosts that share a /64, leave
-// room for reports on other hosts.
+// TestManyHosts checks that hosts without reportable evidence, and hosts that share a /64, do not
+// use up the space for reports on other hosts.
 func TestManyHosts(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	a := netip.MustParseAddr("2001:db8::1")
@@ -418,7 +418,8 @@ func TestManyHosts(t *testing.T) {
 	}
 }
 
-// TestFutureEvidence checks that times from a wrong clock do not stop reports.
+// TestFutureEvidence checks that reports are still sent if a wrong clock has stored times in the
+// future.
 func TestFutureEvidence(t *testing.T) {
 	r := newReporter(&queue{dir: t.TempDir()})
 	future := noon.AddDate(10, 0, 0)

@@ -51,7 +51,7 @@ func (s *syslog) deliver(ctx context.Context, data []byte) error {
 	}
 	var out bytes.Buffer
 	for _, message := range s.messages(b) {
-		if stream { // octet counting, RFC 6587
+		if stream { // octet counting (RFC 6587)
 			fmt.Fprintf(&out, "%d ", len(message))
 		}
 		out.Write(message)

@@ -7,12 +7,12 @@ import (
 	"scanwatch/filter/events"
 )
 
-// keptSessions is the number of recent sessions with selected evidence that a Choice stores.
-// Decisions on these sessions are also selected, and the filter uses the same number.
+// keptSessions is the number of recent sessions with selected evidence that a Choice stores. Later
+// decisions in these sessions are also selected. The filter stores the same number.
 const keptSessions = 64
 
-// A Choice selects events. The filter itself can select only by one token and one prefix,
-// so the Choice applies all other criteria.
+// A Choice selects events. The filter can select events only by one token and one prefix, so the
+// Choice applies all other criteria.
 type Choice struct {
 	// Server is the selection made by the filter.
 	Server   events.Choice

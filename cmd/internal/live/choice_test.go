@@ -8,8 +8,8 @@ import (
 	"scanwatch/filter/events"
 )
 
-// TestChoice checks the selection by lists of tokens, including later decisions on the
-// selected sessions, and by prefixes.
+// TestChoice checks the selection by lists of tokens and by prefixes. Later decisions in a selected
+// session must also be selected.
 func TestChoice(t *testing.T) {
 	from := func(e events.Event, src string) events.Event { e.Src = netip.MustParseAddr(src); return e }
 	finding := func(evidence string, session uint64) events.Event {

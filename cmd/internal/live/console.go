@@ -119,12 +119,12 @@ func (c *Console) update(always bool) {
 		}
 	}
 	offset, _ := c.table.GetOffset()
-	c.table.SetOffset(offset, 0) // otherwise a table that was short would stay scrolled to its end
+	c.table.SetOffset(offset, 0) // a table that has grown would remain scrolled to its end
 	c.table.Select(at+1, 0)
 }
 
-// choose stores the selected row. If the first row is selected, it stays selected after
-// each update.
+// choose stores the selected row. If the first row is selected, the first row remains selected even
+// if an update moves another source there.
 func (c *Console) choose(row int) {
 	c.selected = key{}
 	if row > 1 && row <= len(c.content.rows) {
@@ -340,7 +340,7 @@ func (c *Console) layout(screen tcell.Screen) bool {
 	width, height := screen.Size()
 	if c.width != width {
 		c.width = width
-		c.colour = screen.Colors() > 0 // without colours or with NO_COLOR, tcell would approximate them
+		c.colour = screen.Colors() > 0 // false with NO_COLOR; without colours, tcell would approximate them
 		for i, r := range levels {
 			screen.RegisterRuneFallback(r, " .,:-=+*#"[i:i+1])
 		}
@@ -486,8 +486,8 @@ func (c *Console) marked(lines [][]cell) string {
 	return strings.TrimSuffix(b.String(), "\n")
 }
 
-// stopJob stops the process group and returns when it is continued. If no shell could
-// continue the group, the kernel ignores the signal.
+// stopJob stops the process group, and returns when the group is continued. If there is no shell
+// that could continue the group, the kernel ignores the signal.
 func stopJob() {
 	continued := make(chan os.Signal, 1)
 	signal.Notify(continued, syscall.SIGCONT)

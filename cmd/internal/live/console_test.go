@@ -136,8 +136,8 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-// TestConsoleRefusal checks that a refusal to ban a host names the command that bans it
-// anyway.
+// TestConsoleRefusal checks that the message names the command that bans a host in spite of a
+// refusal.
 func TestConsoleRefusal(t *testing.T) {
 	c := newTerminal(t, recordedView(t), 120, 24, "10.0.0.1 was not banned: its addresses are private; use --force to ban it")
 	c.press("/", "1", "9", "2", ".", "0", "Enter", "b", "y")
@@ -160,8 +160,9 @@ func TestConsoleNotBanned(t *testing.T) {
 	c.shows("Revoke the ban of 192.0.2.7")
 }
 
-// TestConsoleSelection checks that the selection follows its source, and that the first row remains
-// selected. If a table grows, the user must be able to scroll to its end.
+// TestConsoleSelection checks that the selection follows its source when the table changes. If the
+// first row is selected, the selection must stay on the first row. If a table grows, the user must
+// be able to scroll to its end.
 func TestConsoleSelection(t *testing.T) {
 	v := newView()
 	seconds := 0
@@ -199,15 +200,15 @@ func TestConsoleSelection(t *testing.T) {
 	selected("192.0.2.1")
 }
 
-// TestConsoleHostile checks that text from the network can neither control the terminal
-// nor act as markup. It covers every section at many screen sizes.
+// TestConsoleHostile checks that text from clients can neither control the terminal nor act as
+// markup, in every section and with many screen sizes.
 func TestConsoleHostile(t *testing.T) {
 	v := hostileView()
 	v.event(&events.Event{Event: "finding", Time: now.Add(time.Second), Session: 1, Src: netip.MustParseAddr("192.0.2.1"), RDNS: []byte("[red::b]x[-].example"),
 		FCrDNS: "pass", Evidence: "scanner", Org: "[::r]Org[", Confidence: "high", Proof: `["region"]y[""]`}, 0)
 	var output strings.Builder
 	for _, one := range hostiletext.Texts() {
-		fmt.Fprintln(&output, text.Escape(one.Text)) // like the real commands
+		fmt.Fprintln(&output, text.Escape(one.Text)) // the real commands also escape text
 	}
 	for _, size := range [][2]int{{140, 40}, {80, 24}, {300, 100}, {30, 3}, {1, 1}} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {

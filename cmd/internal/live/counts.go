@@ -51,10 +51,11 @@ func (a *activity) hour(now time.Time) (n int) {
 }
 
 // levels lists the characters of a sparkline. Each character represents twice as many events as the
-// previous one, and the scale is fixed, so that lines can be compared.
+// previous character. The scale is fixed, so that sparklines can be compared.
 var levels = []rune(" ▁▂▃▄▅▆▇█")
 
-// spark draws the hour before now as a sparkline, oldest first. cells must divide 60.
+// spark draws the hour before now as a sparkline of the given number of cells, oldest first. cells
+// must divide 60.
 func (a *activity) spark(now time.Time, cells int) string {
 	a.until(now.Unix() / 60)
 	line := make([]rune, cells)
@@ -95,9 +96,9 @@ func (c *counts) seen(t time.Time) {
 	}
 }
 
-// part returns the evidence that has the given rank, of which 0 is the worst. Ranks follow the
-// order of confidence, and at each level of confidence, behaviour that no mail server shows comes
-// before other evidence.
+// part returns the evidence with the given rank. Rank 0 is the worst. Evidence is ranked by
+// confidence. Within each level of confidence, behaviour that no mail server shows ranks before
+// other evidence.
 func (c *counts) part(rank int) rules.Evidence {
 	if rank%2 == 0 {
 		return c.evidence[rank/2] & detect.Abuse

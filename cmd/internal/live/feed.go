@@ -61,7 +61,7 @@ func (f *Feed) follow(ctx context.Context) error {
 		go f.renew(ctx, f.View.begin())
 		go func() {
 			for ctx.Err() == nil {
-				_ = safego.Run(func() error { return f.poll(ctx) }) // the watcher notices when the filter stops
+				_ = safego.Run(func() error { return f.poll(ctx) }) // the watcher also notices when the filter stops
 				wait(ctx, retry)
 			}
 		}()
@@ -95,8 +95,8 @@ func (f *Feed) poll(ctx context.Context) error {
 // settled is the time after which an ended session's record is on disk.
 const settled = 10 * time.Second
 
-// renew reads the records, and then reads new ones every minute, because accepted sessions cause
-// no events. It spends at most a hundredth of its time reading.
+// renew reads the records at first, and then reads new records every minute, because accepted
+// sessions cause no events. It spends at most a hundredth of its time reading.
 func (f *Feed) renew(ctx context.Context, begun time.Time) {
 	from := f.reread(ctx, begun)
 	for pause := time.Minute; ; {
@@ -120,7 +120,7 @@ func (f *Feed) add(ctx context.Context, from, until time.Time) error {
 	if err := walk(ctx, r, from, until, f.View.record); err != nil {
 		return err
 	}
-	m, err := f.state(until, func(memory.Ban) {}) // new bans are reported by events
+	m, err := f.state(until, func(memory.Ban) {}) // events report new bans
 	if err == nil {
 		f.View.remember(m)
 	}
@@ -138,9 +138,8 @@ func walk(ctx context.Context, r *statedir.Records, from, until time.Time, visit
 	return history.Walk(r, from, until, history.Visitor{Kinds: store.KindsOf(store.KindFinding, store.KindVerdict, store.KindBan), Session: each, Sum: each})
 }
 
-// reread replaces the View's data with the last hour's records and the state. The hour
-// ends at the time of the call, and reread returns that time. Events that arrive during the call are
-// queued.
+// reread replaces the View's data with the records of the last hour and the state. It returns the
+// end of that hour, the time of the call. Events that arrive during the call are queued.
 func (f *Feed) reread(ctx context.Context, begun time.Time) (end time.Time) {
 	end = f.Dir.Now()
 	var d *data

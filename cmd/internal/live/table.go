@@ -35,14 +35,14 @@ type cell struct {
 	look look
 }
 
-// A column is as wide as its longest text, or has a fixed width. A column with a share also
-// receives that share of the remaining width.
+// A column is as wide as its longest text, or has a fixed width. share is the part of the remaining
+// width that the column also receives.
 type column struct {
 	title string
 	width int
 	share int
 	right bool // align right
-	tail  bool // cut off at the front, because a name ends with its domain
+	tail  bool // truncate the start, because a name ends with its domain
 }
 
 // A key identifies a row across updates of the table.
@@ -51,8 +51,8 @@ type key struct {
 	entry  uint64
 }
 
-// othersKey is the key of the row with the totals of all other sources. No row may have the zero
-// key, because it selects the first row.
+// othersKey is the key of the row with the totals of all other sources. It is not zero, because the
+// zero key selects the first row.
 var othersKey = key{entry: 1}
 
 type row struct {
@@ -223,7 +223,7 @@ func (b *builder) address(p netip.Prefix) string {
 	return p.Addr().String() + "…"
 }
 
-// banned reports whether any ban that overlaps p may be active.
+// banned reports whether a ban that overlaps p may be active.
 func (v *View) banned(p netip.Prefix) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -338,7 +338,7 @@ func (b *builder) networks() table {
 			byPrefix[p], all = n, append(all, n)
 		}
 		n.add(&s.counts)
-		n.org = min(cmp.Or(n.org, s.org), cmp.Or(s.org, n.org)) // independent of the sources' order
+		n.org = min(cmp.Or(n.org, s.org), cmp.Or(s.org, n.org)) // the result does not depend on the order of the sources
 		n.hosts++
 	}
 	slices.SortFunc(all, func(x, y *network) int {

@@ -22,12 +22,12 @@ import (
 
 // Limits on data that clients control.
 const (
-	maxSources = 4096 // when exceeded, the sources that have been inactive longest are counted in d.others
+	maxSources = 4096 // above this, the sources that have been inactive longest are counted in d.others
 	maxEntries = 1024 // events per list
 	maxBans    = 4096
 	maxPending = 8192 // events that arrive while the records are being read
 
-	nearEntries = 8 // number of latest events with which an identical event is merged
+	nearEntries = 8 // number of latest events that an identical event can be merged with
 )
 
 // window is the period that sparklines show. Its records are read at the start.
@@ -59,7 +59,7 @@ type entry struct {
 	number uint64
 	at     time.Time
 	word   string
-	prefix netip.Prefix // source; invalid if it has no address
+	prefix netip.Prefix // invalid if the source has no address
 	place  string       // describes a source without an address
 	text   string
 	times  int
@@ -104,7 +104,7 @@ func (s *sessions) add(id uint64) {
 	s.next = (s.next + 1) % maxPending
 }
 
-// data holds all facts about the sources. All text is printable.
+// data holds all information about the sources. All text is printable.
 type data struct {
 	zone     *time.Location
 	org      func(netip.Addr) string
@@ -112,7 +112,7 @@ type data struct {
 	problems []string       // problems in reading the records
 
 	sources  map[netip.Prefix]*source
-	others   counts // totals of sources over the limit, and of aggregates of many sources
+	others   counts // totals of sources over the limit, and of aggregates with many sources
 	evicted  int    // number of sources moved to others
 	sessions activity
 	findings activity
@@ -162,8 +162,8 @@ func (d *data) evict() {
 	}
 }
 
-// first adds a record that was read at the start. Events after the time begun may belong to the
-// record's session.
+// first adds a record that was read at the start. Events since begun may belong to the session of
+// this record.
 func (d *data) first(r *store.Record, begun time.Time) error {
 	d.sessions.add(r.End, r.Many())
 	if !r.End.Before(begun) {
@@ -196,7 +196,7 @@ func (d *data) record(r *store.Record) error {
 	})
 }
 
-// session returns the counts for a record's source, after adding the record's messages.
+// session adds the messages of a record, and returns the counts for the record's source.
 func (d *data) session(r *store.Record) *counts {
 	c := &d.others
 	if addr := r.Src.Addr().Unmap(); addr.IsValid() {
@@ -209,8 +209,8 @@ func (d *data) session(r *store.Record) *counts {
 	return c
 }
 
-// later adds a record. The events of the record's session, or of the aggregate's sessions, may
-// already have been added.
+// later adds a record. The events of this session, or of the sessions in an aggregate, may already
+// have been counted.
 func (d *data) later(r *store.Record) error {
 	switch {
 	case r.Sessions > 0:
@@ -262,7 +262,7 @@ func (d *data) event(e *events.Event) {
 	if p, err := netip.ParsePrefix(e.Prefix); err == nil {
 		d.ban(p.Masked(), e)
 	}
-	c := &counts{} // events from the local socket and from networks are not listed by source
+	c := &counts{} // events without a source, from the local socket or about networks
 	if addr := e.Src.Unmap(); addr.IsValid() {
 		f := proofOf(e)
 		s := d.source(addr, e.RDNS, f)
@@ -315,9 +315,9 @@ func (d *data) count(c *counts, e *events.Event, n int, place string) {
 		d.findings.add(e.Time, n)
 		c.findings += n
 		if t := rules.TokenByName(e.Evidence); t != nil {
-			// An organisation is named only by evidence of a scanner or cloud; other
-			// evidence names a tool. A scanner takes precedence, because it may rent from
-			// a cloud.
+			// Only evidence of a scanner or cloud names an organisation; other evidence names a
+			// tool. A scanner takes precedence over a cloud, because the scanner may rent its hosts
+			// from the cloud.
 			if e.Org != "" && (t.Evidence == rules.Scanner || t.Evidence == rules.Cloud && c.org == "") {
 				c.org = shown(e.Org, 64)
 			}
@@ -371,7 +371,7 @@ type View struct {
 	data    *data
 	status  *control.Status // nil while not connected
 	down    string          // why there is no connection
-	mode    string          // the mode while not connected; empty if unknown
+	mode    string          // mode while not connected; empty if unknown
 	reading bool
 	pending []events.Event // events that arrived while the records were being read
 	missed  uint64
@@ -389,7 +389,7 @@ func (v *View) unread() bool {
 	return v.data.memory == nil
 }
 
-// begin delays events until finish is called, and returns the current time.
+// begin queues events until finish is called, and returns the current time.
 func (v *View) begin() time.Time {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -464,8 +464,8 @@ func (v *View) connected(s *control.Status) {
 	v.status, v.down = s, ""
 }
 
-// disconnected sets the reason for the missing connection, and the mode in which a filter would
-// start.
+// disconnected sets the reason why there is no connection, and the mode that a filter would have if
+// it started now.
 func (v *View) disconnected(err error, mode statedir.Mode) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

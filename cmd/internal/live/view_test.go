@@ -99,7 +99,7 @@ func TestActivity(t *testing.T) {
 	if got, want := a.spark(at(7), 60), strings.Repeat(" ", 52)+"▁▂▂▃▃▄ █"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	if got, want := a.spark(at(12), 6), "    ▃█"; got != want { // 1 to 3, and all others
+	if got, want := a.spark(at(12), 6), "    ▃█"; got != want { // the first three minutes, and the others
 		t.Errorf("%q, want %q", got, want)
 	}
 	b.add(at(-30), 3)
@@ -215,8 +215,8 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-// TestWithoutAddress checks how sources without an address are described. The row of such
-// a source must not be selected at the start.
+// TestWithoutAddress checks how sources without an address are described. At the start, the row of
+// such a source must not be selected.
 func TestWithoutAddress(t *testing.T) {
 	v := newView()
 	for i, r := range []store.Record{{Erased: true}, {Sessions: 9}, {Src: netip.MustParseAddrPort("192.0.2.7:25")}} {
@@ -307,8 +307,8 @@ func TestOrders(t *testing.T) {
 	}
 }
 
-// TestTopIsBounded checks that a View's size is limited for any number of clients. Evictions must
-// be counted.
+// TestTopIsBounded checks that the size of a View is limited for any number of clients. Evicted
+// sources must be counted.
 func TestTopIsBounded(t *testing.T) {
 	v := newView()
 	send := func(i int) {

@@ -24,12 +24,12 @@ import (
 	"scanwatch/store/history"
 )
 
-// KeepDays is the maximum age of imported mail. The state keeps known hosts for just as
-// long.
+// KeepDays is the maximum age of imported mail, and also the time for which the state keeps known
+// hosts.
 const KeepDays = 400
 
 const (
-	maxFacts = 200_000 // facts collected before they are passed to the sink
+	maxFacts = 200_000 // facts that are collected before they go to the sink
 	maxNames = 500_000 // distinct hosts, domains and users
 )
 
@@ -41,8 +41,8 @@ type Options struct {
 	Stdin   io.Reader // read for the file name -
 	Zone    *time.Location
 	DryRun  bool // leave the state unchanged
-	// If Again is set, mail that was imported before, or that is in the filter's records,
-	// is imported again.
+	// If Again is set, Import also imports mail that was imported before or that is in the filter's
+	// records.
 	Again bool
 	// Own lists this host's addresses.
 	Own      []netip.Addr
@@ -69,15 +69,14 @@ type Result struct {
 	Running  bool      `json:"filter_running"`
 }
 
-// Ignored is the number of envelopes that were not imported for the same reason.
+// Ignored is the number of envelopes that were not imported for one reason.
 type Ignored struct {
 	Reason string `json:"reason"`
 	Number uint64 `json:"envelopes"`
 }
 
-// maxRejected is the number of rejected recipients that makes a session suspicious. The
-// session's mail is then ignored, because a directory harvest also sends to existing
-// mailboxes.
+// maxRejected is the number of rejected recipients that makes a session suspicious. All mail in
+// such a session is ignored, because a directory harvest also reaches mailboxes that exist.
 const maxRejected = 5
 
 // Reasons for ignoring an envelope, in output order.
@@ -120,13 +119,12 @@ type importer struct {
 type factKey struct {
 	day  int64
 	addr netip.Addr // invalid if users sent mail to name
-	name string     // the sender's domain, or the domain users sent mail to
+	name string     // domain of the sender, or domain to which users sent mail
 }
 
-// Import reads logs and adds their facts to the state. The state directory also stores
-// which periods have been imported, and lines from such a period are ignored. If root
-// runs Import, the logs are opened as root, but the state directory is used with its
-// owner's rights.
+// Import reads logs and adds their facts to the state. The state directory also stores which
+// periods have been imported, and lines from these periods are ignored. If root runs Import, the
+// logs are opened as root, but the state directory is used with its owner's rights.
 func Import(o Options) (Result, error) {
 	m := importer{o: o, now: o.Dir.Now(), facts: map[factKey]control.Fact{}, own: map[netip.Addr]bool{},
 		hosts: map[netip.Addr]struct{}{}, domains: map[string]struct{}{}, users: map[string]struct{}{}}
@@ -191,8 +189,8 @@ func (m *importer) result() {
 	}
 }
 
-// firstRecord returns the start of the first recorded session. Deliveries since that time
-// are already in the state.
+// firstRecord returns the start of the first recorded session. Deliveries after that time are
+// already in the state.
 func firstRecord(d *statedir.Dir, warn func(string)) (at time.Time, err error) {
 	r, err := d.Open()
 	if err != nil {
@@ -218,8 +216,8 @@ func (m *importer) connect() (finish func() error, err error) {
 	client, err := control.Dial(m.o.Dir.Path)
 	switch {
 	case err == nil:
-		// The connection was only opened to check that the filter is running. Reading a
-		// log may take longer than the filter's idle timeout.
+		// The connection only served to check that the filter is running. The connection is not
+		// kept, because reading a log may take longer than the filter's idle timeout.
 		client.Close()
 		m.r.Running = true
 		m.sink = func(facts []control.Fact) error { return toFilter(m.o.Dir.Path, facts) }
@@ -243,8 +241,7 @@ func toFilter(dir string, facts []control.Fact) error {
 	return client.Flush()
 }
 
-// openState opens state.db. A filter that is started during the import waits for the
-// file.
+// openState opens state.db. If a filter is started during the import, it waits for the file.
 func (m *importer) openState() (finish func() error, err error) {
 	state, file, err := m.o.Dir.OpenState(m.o.Program)
 	if err != nil {
@@ -265,8 +262,7 @@ func (m *importer) skip(reason int) bool {
 	return true
 }
 
-// skipped reports whether a fact with the given time must be ignored, and counts it if
-// so.
+// skipped reports whether a fact with the given time must be ignored. If so, it counts the fact.
 func (m *importer) skipped(server string, at int64) bool {
 	switch {
 	case at < m.now.AddDate(0, 0, -KeepDays).UnixMicro():
@@ -309,7 +305,7 @@ func (m *importer) delivered(d *maillog.Delivery) {
 		m.skip(harvest)
 		return
 	case d.MsgID == m.message && m.r.Delivered > 0:
-		return // a further recipient of the same message
+		return // another recipient of the same message
 	}
 	m.message = d.MsgID
 	m.r.Delivered++

@@ -72,12 +72,12 @@ func TestImport(t *testing.T) {
 	log := mail("2025-10-01", "mx", "198.51.100.9", 9, "joe@example.net", "alice@example.org") + // too old
 		mail("2026-11-20", "mx", "198.51.100.1", 1, "joe@example.net", "alice@example.org") +
 		mail("2026-11-20", "mx", "198.51.100.1", 2, "joe@example.net", "alice@example.org") +
-		mail("2026-11-21", "mx", "198.51.100.1", 3, "joe@EXAMPLE.net", "postmaster@example.org") + // only bob counts
+		mail("2026-11-21", "mx", "198.51.100.1", 3, "joe@EXAMPLE.net", "postmaster@example.org") + // only the mail to bob counts
 		mail("2026-11-21", "mx", "[2001:db8::1]", 4, "six@example.net", "alice@example.org") +
 		mail("2026-11-21", "mx", "198.51.100.2", 5, "", "alice@example.org") +
 		mail("2026-11-21", "mx", "192.168.1.1", 6, "a@example.net", "alice@example.org") +
 		mail("2026-11-21", "mx", "100.64.0.1", 7, "a@example.net", "alice@example.org") +
-		mail("2026-11-21", "mx", "203.0.113.1", 8, "a@example.net", "alice@example.org") // own
+		mail("2026-11-21", "mx", "203.0.113.1", 8, "a@example.net", "alice@example.org") // own address
 	o := options(d, log)
 	o.Own = []netip.Addr{netip.MustParseAddr("203.0.113.1")}
 	o.DryRun = true
@@ -136,7 +136,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// TestRecorded checks that mail already counted by the filter is ignored.
+// TestRecorded checks that mail that the filter has already counted is ignored.
 func TestRecorded(t *testing.T) {
 	d := directory(t)
 	w := store.Open(d.Path, store.Options{Now: d.Now, Program: "test"})
@@ -151,7 +151,7 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// TestInUse checks that a state file in use by another process is left unchanged.
+// TestInUse checks that a state file that another process uses is left unchanged.
 func TestInUse(t *testing.T) {
 	d := directory(t)
 	file := store.OpenState(d.Path, store.StateOptions{})
@@ -168,8 +168,8 @@ func TestInUse(t *testing.T) {
 	}
 }
 
-// TestFacts checks that a large log's facts are merged by day, host and sender, and reach
-// the sink in chronological order.
+// TestFacts checks that the facts of a large log are merged by day, host and sender. The facts must
+// reach the sink in chronological order.
 func TestFacts(t *testing.T) {
 	var log strings.Builder
 	for i := range 1000 {

@@ -30,8 +30,7 @@ const PeriodsFile = "imported"
 // periodsMode is the mode of a new file.
 const periodsMode = 0o640
 
-// maxPeriods is the maximum number of periods in the file. Imports whose periods overlap
-// share one period.
+// maxPeriods is the maximum number of periods in the file. Overlapping periods are merged into one.
 const maxPeriods = 10_000
 
 // A period is the time range covered by a log, in microseconds since 1970.
@@ -69,7 +68,7 @@ func (p periods) add(server string, from, to int64) {
 func readPeriods(dir string) (periods, error) {
 	p := periods{}
 	name := filepath.Join(dir, PeriodsFile)
-	f, err := feed.Open(name) // another user may own the directory
+	f, err := feed.Open(name) // the directory may belong to another user
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil
 	}
@@ -122,7 +121,7 @@ func (p periods) save(dir string, read fileHosts) error {
 
 func instant(micros int64) string { return time.UnixMicro(micros).UTC().Format(time.RFC3339Nano) }
 
-// fileHosts maps each server in each log file to its period.
+// fileHosts contains the period of each server in each log file.
 type fileHosts map[fileHost]period
 
 type fileHost struct {
@@ -130,8 +129,8 @@ type fileHost struct {
 	server string
 }
 
-// maxServers is the maximum number of entries in fileHosts. A server has one entry for
-// each log with lines from it.
+// maxServers is the maximum number of entries in fileHosts. A server has one entry for each log
+// that contains its lines.
 const maxServers = 100_000
 
 // add extends a server's period in a file.

@@ -1,5 +1,5 @@
-// Package output provides output functions shared by several commands: atomic replacement
-// of files, and progress on a terminal.
+// Package output provides functions that several commands share: atomic replacement of files, and
+// progress on a terminal.
 package output
 
 import (
@@ -49,7 +49,7 @@ func (p *Progress) Add(n int, at time.Time) {
 
 // Bytes shows the number of bytes read so far and, unless total is 0, the total.
 func (p *Progress) Bytes(read, total int64) {
-	p.n = progressStep // makes Clear remove the line
+	p.n = progressStep // so that Clear removes the line
 	switch {
 	case !p.shown:
 	case total > 0:

@@ -59,9 +59,8 @@ func TestReplace(t *testing.T) {
 	}
 }
 
-// TestReplaceKeeps checks that the new file keeps the old file's owner, group and mode.
-// If the name is a link, its target is replaced, but root must not follow another user's
-// link.
+// TestReplaceKeeps checks that the new file keeps the old file's owner, group and mode. If the name
+// is a link, its target must be replaced. Root must not follow a link of another user.
 func TestReplaceKeeps(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: root is needed to give files to another user")

@@ -37,12 +37,12 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	// The temporary file must be in the same directory to be renamed. The temporary name starts
-	// with a dot, so that Prometheus collectors of *.prom ignore the file.
+	// The file can be renamed only if it is in the same directory. Its temporary name starts with a
+	// dot, so that Prometheus collectors of *.prom files ignore it.
 	temp := fmt.Sprintf(".%s.%016x", p.Name, rand.Uint64())
 	f, err := p.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if path := new(fs.PathError); errors.As(err, &path) {
-		return fmt.Errorf("create a file in %s: %w", p.Root.Name(), path.Err) // omit the random name from the error
+		return fmt.Errorf("create a file in %s: %w", p.Root.Name(), path.Err) // the error must not contain the random name
 	}
 	defer func() {
 		if err != nil {
@@ -63,7 +63,7 @@ func replace(p *owner.Place, mode os.FileMode, write func(io.Writer) error) (err
 	return nil
 }
 
-// keepOwner copies the owner and group of the old file to the new file. If the group differed,
+// keepOwner copies the owner and group of the old file to the new file. With a different group,
 // other users might be able to read the file. old is nil if there is no old file.
 func keepOwner(f *os.File, old fs.FileInfo) error {
 	if old == nil {
@@ -89,9 +89,8 @@ const Stdout = "-"
 // IsStdout reports whether a file name in an option means standard output.
 func IsStdout(name string) bool { return name == "" || name == Stdout || name == "/dev/stdout" }
 
-// To replaces a file, or writes to stdout if name is empty, "-" or /dev/stdout.
-// /dev/stdout is a link whose target must not be replaced. If write fails, the file or
-// stdout remains unchanged.
+// To replaces a file, or writes to stdout if name is empty, "-" or /dev/stdout. On some systems,
+// /dev/stdout is a link, and its target must not be replaced. If write fails, nothing is written.
 func To(stdout io.Writer, name string, mode os.FileMode, write func(io.Writer) error) error {
 	if !IsStdout(name) {
 		return Replace(name, mode, write)

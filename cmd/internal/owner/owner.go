@@ -1,9 +1,9 @@
-// Package owner lets root work safely in other users' directories.
+// Package owner lets root work safely in directories that belong to other users.
 //
 // A directory's owner can replace files, directories and links in it at any time, so root must not
 // use paths there. The package offers two solutions. Do and Become act with the owner's rights, so
-// that the system denies everything else. Resolve opens a file's directory once and never follows
-// another user's link. In a process without root's rights, all functions simply perform the
+// that the system denies all other access. Resolve opens a file's directory once, and never follows
+// a link of another user. In a process without root's rights, all functions simply perform the
 // operation.
 package owner
 
@@ -26,9 +26,9 @@ type User struct {
 
 func (u *User) String() string { return fmt.Sprintf("uid %d, the owner of %s", u.ID, u.Dir) }
 
-// userOf returns the user other than root who can replace files in the directory, or nil.
-// If several users can replace files, and the sticky bit does not protect them, userOf
-// returns an error.
+// userOf returns the user other than root who can replace files in the directory, or nil. If
+// several users can replace files and the sticky bit does not protect the files, userOf returns an
+// error.
 func userOf(name string, info fs.FileInfo) (*User, error) {
 	uid, gid := ids(info)
 	mode := info.Mode()
@@ -56,8 +56,8 @@ func ids(info fs.FileInfo) (uid, gid int) {
 	return int(s.Uid), int(s.Gid)
 }
 
-// groupOf returns a user's primary group. If the user has no account, as may be the case in a
-// container, the result is other.
+// groupOf returns a user's primary group. If the user has no account, the result is other. In a
+// container, users may have no accounts.
 func groupOf(uid, other int) int {
 	account, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {
@@ -70,8 +70,8 @@ func groupOf(uid, other int) int {
 	return gid
 }
 
-// Of returns the user other than root who can replace dir or files in dir, or nil.
-// Everything below a directory that only root can access is safe.
+// Of returns the user other than root who can replace dir or files in dir, or nil. Directories
+// below a directory that only root can access are safe.
 func Of(dir string) (*User, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -85,8 +85,8 @@ func Of(dir string) (*User, error) {
 }
 
 // Do calls f with the rights of the user who can replace files in dir. The rights of the whole
-// process change during the call. Goroutines started by f must not use files after f returns. If Of
-// returns no user, f simply runs.
+// process change during the call, so goroutines that f starts must not use files after f returns.
+// If Of returns no user, f is called without a change of rights.
 func Do(dir string, f func() error) error {
 	u, err := Of(dir)
 	switch {
@@ -98,9 +98,9 @@ func Do(dir string, f func() error) error {
 	return u.do(f)
 }
 
-// DoFile calls f with the rights of the user who can replace the target of a file, which need not
-// exist. If another user can change a link on the path, f runs with the rights of the directory's
-// user, and the link is followed without root's rights.
+// DoFile calls f with the rights of the user who can replace a file's target. The file need not
+// exist. If another user can change a link on the path, DoFile follows the link without root's
+// rights, and calls f with the rights of the directory's user.
 func DoFile(name string, f func() error) error {
 	if os.Geteuid() != 0 {
 		return f()
@@ -123,7 +123,7 @@ func (u *User) do(f func() error) (err error) {
 	}
 	group := syscall.Getegid()
 	defer func() {
-		// If root's rights cannot be restored, the rest of the command also fails.
+		// If root's rights cannot be restored, the command fails.
 		if back := errors.Join(syscall.Seteuid(0), syscall.Setegid(group), syscall.Setgroups(groups)); back != nil {
 			err = errors.Join(err, fmt.Errorf("become root again: %w", back))
 		}

@@ -58,7 +58,7 @@ func TestOf(t *testing.T) {
 	foreign := filepath.Join(dir, "foreign")
 	check(t, os.Symlink(ours, foreign), os.Lchown(foreign, lesser, lesser))
 	for _, c := range []struct {
-		dir, want string // the directory that a user other than root can change, or an error
+		dir, want string // directory that a user other than root can change, or an error
 	}{
 		{ours, ""},
 		{ours + "/missing", ""},
@@ -69,7 +69,7 @@ func TestOf(t *testing.T) {
 		{dir + "/link", theirs},
 		{dir + "/again", theirs},
 		{dir + "/again/inside", theirs},
-		{copied, ""}, // no other user can access it
+		{copied, ""}, // no user other than root can access it
 		{closed + "/out", theirs},
 		{closed + "/away", theirs},
 		{closed + "/../theirs", theirs},

@@ -19,9 +19,9 @@ type Place struct {
 	Name string
 }
 
-// Resolve opens the directory of a file, which need not exist. If path is a link, it is followed,
-// and Name is the name of the link's target. Root does not follow links that another user has
-// created or can replace.
+// Resolve opens the directory of a file. The file need not exist. If path is a link, Resolve
+// follows it, and Name is the name of the link's target. Root does not follow links that another
+// user has created or can replace.
 func Resolve(path string) (*Place, error) {
 	if os.Geteuid() != 0 {
 		return resolve(path)
@@ -40,8 +40,8 @@ func Resolve(path string) (*Place, error) {
 	return &Place{dir, w.name}, nil
 }
 
-// resolve implements Resolve for processes that do not run as root. No checks are needed,
-// because the system enforces the user's rights.
+// resolve implements Resolve for processes that do not run as root. It needs no checks, because the
+// system enforces the user's rights.
 func resolve(path string) (*Place, error) {
 	for range maxLinks {
 		target, err := os.Readlink(path)
@@ -63,15 +63,15 @@ func resolve(path string) (*Place, error) {
 // A walker follows a path from the root directory.
 type walker struct {
 	dirs   []*os.Root // directories opened so far
-	name   string     // last element; empty if it is a directory in dirs
-	rest   []string   // elements still to be followed
+	name   string     // last element of the path; empty if it is a directory in dirs
+	rest   []string   // elements that remain to be followed
 	links  int
 	user   *User // user other than root who can change a directory on the path
-	closed int   // number of dirs up to the last one that only root can access; 0 if none
+	closed int   // number of dirs up to the last directory that only root can access; 0 without such a directory
 }
 
-// walk follows a path. If enter is set and the last element is a directory, it is entered
-// as well.
+// walk follows a path. If enter is set and the last element is a directory, walk also enters that
+// directory.
 func walk(path string, enter bool) (w *walker, err error) {
 	if !filepath.IsAbs(path) {
 		here, err := os.Getwd()
@@ -115,7 +115,7 @@ func (w *walker) close() {
 	}
 }
 
-// back returns to the first n directories of the path.
+// back removes all directories after the first n.
 func (w *walker) back(n int) {
 	for _, d := range w.dirs[n:] {
 		d.Close()
@@ -126,7 +126,7 @@ func (w *walker) back(n int) {
 	}
 }
 
-// look records the user who can change the last directory.
+// look stores the user who can change the last directory.
 func (w *walker) look() error {
 	info, err := w.top().Stat(".")
 	if err != nil || w.closed > 0 || w.user != nil {
@@ -175,8 +175,7 @@ func (w *walker) step(enter bool) error {
 	return w.look()
 }
 
-// follow follows a link, provided that no user other than root can have created it or can
-// replace it.
+// follow follows a link, unless a user other than root can have created it or can replace it.
 func (w *walker) follow(name string, info fs.FileInfo) error {
 	dir := w.top()
 	path := filepath.Join(dir.Name(), name)
@@ -222,14 +221,14 @@ func (p *Place) Regular() (fs.FileInfo, error) {
 // Path returns the path of the file.
 func (p *Place) Path() string { return filepath.Join(p.Root.Name(), p.Name) }
 
-// Lock locks the file, which it creates if necessary, until unlock is called. Only the file's user
-// can open it, because any user who can open a file can lock it. busy is the remedy if another
-// process has locked the file.
+// Lock locks the file until unlock is called, and creates the file if necessary. Only the file's
+// user can open it, because any user who can open a file can lock it. If another process has locked
+// the file, the error contains busy, which is a remedy.
 func (p *Place) Lock(busy string) (unlock func(), err error) {
 	file, err := p.OpenFile(p.Name, os.O_RDWR|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		if wrapped := new(fs.PathError); errors.As(err, &wrapped) {
-			err = wrapped.Err // without the relative path
+			err = wrapped.Err // leave out the relative path
 		}
 		return nil, fmt.Errorf("open lock %s: %w; if it exists, it may belong to another user: remove it", p.Path(), err)
 	}

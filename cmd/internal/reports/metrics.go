@@ -13,8 +13,8 @@ import (
 	"scanwatch/store/report"
 )
 
-// metricRules is the maximum number of rules with a sample, because metrics should not
-// have too many labels. The rules with the most sessions that day are kept.
+// metricRules is the maximum number of rules that have their own sample, because metrics should not
+// have too many labels. The rules with the most sessions on the current day are kept.
 const metricRules = 50
 
 // Metrics returns metrics for the filter, the state directory and the current day. stale describes
@@ -51,8 +51,8 @@ func with(label, name string, v float64) report.Sample {
 
 func seconds(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
 
-// todayMetrics returns the counters for the current UTC day, which start at 0 each day.
-// Sessions that were not recorded are included.
+// todayMetrics returns the counters for the current UTC day. The counters start at 0 each day, and
+// include sessions that were not recorded.
 func todayMetrics(days []memory.Day, now time.Time) []report.Metric {
 	var today memory.Day
 	for _, d := range days {

@@ -26,7 +26,7 @@ func (a *Report) Page(limit int) (*report.Page, error) {
 	locate, problems := s.places()
 	a.counts.Locate(locate)
 	p := &report.Page{Summary: a.Summary(limit), Site: a.site}
-	if !a.site.Running { // a running filter reports these problems in its status
+	if !a.site.Running { // if a filter is running, its status includes these problems
 		p.Problems = append(p.Problems, problems...)
 	}
 	p.Site.Made = s.Dir.Now()
@@ -79,7 +79,7 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 		}
 		for k := range bans {
 			b := &bans[k]
-			other := sources[i].Named && !b.Affects(p) // a /64's ban applies to its other hosts
+			other := sources[i].Named && !b.Affects(p) // a /64's ban does not apply to a host with its own name
 			if !b.Observe && !other && b.Prefix.Bits() <= p.Bits() && b.Prefix.Contains(p.Addr()) && b.Until.After(sources[i].Banned.Time) {
 				sources[i].Banned = text.At(b.Until)
 			}
@@ -89,7 +89,7 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 
 // A BanHost identifies a banned host. All its text is printable.
 type BanHost struct {
-	Name string // latest reverse DNS name; empty if there is none or hosts in a /64 have different names
+	Name string // latest reverse DNS name; empty if there is none, or if hosts in a /64 have different names
 	Org  string // organisation; empty if unknown
 
 	addr    netip.Addr // address in the latest session
@@ -104,9 +104,8 @@ func (h *BanHost) String() string {
 	return strings.TrimSpace(h.Name + " (" + h.Org + ")")
 }
 
-// BanHosts returns a map and a visitor that fills the map with each banned host's name
-// and organisation. org returns the organisation of a host whose findings do not name
-// one. org may be nil.
+// BanHosts returns a map from banned hosts to their names and organisations, and the visitor that
+// fills the map. If a host's findings name no organisation, org returns it. org may be nil.
 func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]*BanHost, history.Visitor) {
 	hosts := map[netip.Prefix]*BanHost{}
 	for i := range list {
@@ -121,7 +120,7 @@ func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]
 			return nil
 		}
 		addr := rec.Src.Addr().Unmap()
-		h := hosts[memory.Identify(addr, rec.RDNS, rec.FCrDNS).Prefix()] // the ban of a /64 does not concern a host identified by its own name
+		h := hosts[memory.Identify(addr, rec.RDNS, rec.FCrDNS).Prefix()] // a host that is identified by its own name is not part of its /64's ban
 		if h == nil {
 			return nil
 		}
@@ -144,8 +143,8 @@ func BanHosts(list []memory.Ban, org func(netip.Addr) string) (map[netip.Prefix]
 	return hosts, history.Visitor{Kinds: store.KindsOf(store.KindFinding), Session: visit, Sum: visit}
 }
 
-// before returns the figures for the preceding period of the same length. If that period's records
-// are incomplete, the figures are omitted, and the reason is given instead.
+// before returns the figures for the preceding period of the same length. If records of that period
+// are missing, it returns the reason instead of the figures.
 func (a *Report) before() (b report.Before, err error) {
 	s := a.source
 	since := s.Selector.Since

@@ -21,8 +21,8 @@ import (
 	"scanwatch/store/report"
 )
 
-// fillDays writes sessions from different hosts for the days up to now. days gives the
-// number of sessions per day, latest day first. Every tenth session delivers a message.
+// fillDays writes sessions from different hosts for the days up to now. days contains the number of
+// sessions per day, starting with the latest day. Every tenth session delivers a message.
 func fillDays(t *testing.T, dir string, days ...int) {
 	t.Helper()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
@@ -158,8 +158,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// TestBansUnknown checks that, if the state is corrupt, the page reports that the bans
-// are unknown.
+// TestBansUnknown checks that the page reports the bans as unknown if the state is corrupt.
 func TestBansUnknown(t *testing.T) {
 	dir := t.TempDir()
 	fillDays(t, dir, 3)
@@ -173,8 +172,8 @@ func TestBansUnknown(t *testing.T) {
 	}
 }
 
-// TestBanHosts checks the name shown for a banned /64. The name must not be the proven
-// name of a single host. If hosts have different names, none must be shown.
+// TestBanHosts checks the name that is shown for a banned /64. The name must not be the proven name
+// of a single host. If the hosts have different names, no name must be shown.
 func TestBanHosts(t *testing.T) {
 	record := func(src, rdns string, f smtp.FCrDNS, org string) *store.Record {
 		var b []byte

@@ -17,7 +17,7 @@ import (
 	"scanwatch/store/report"
 )
 
-// busy is a filter in which sessions end between the commands that a report sends.
+// A busy is a filter in which sessions end between the commands that a report sends.
 type busy struct {
 	w  *store.Writer
 	m  *memory.Memory
@@ -82,7 +82,7 @@ func (b *busy) serve(t *testing.T, dir string) {
 	}
 }
 
-// notKept returns the sessions that a report on the current day counts as lost.
+// notKept returns the sessions that a report on the current day counts as not kept.
 func notKept(t *testing.T, b *busy, dir string) report.NotKept {
 	t.Helper()
 	s := Source{Dir: &statedir.Dir{Path: dir, Now: b.now}, Selector: &selector.Selector{Since: now.Add(-12 * time.Hour)}, Zone: time.UTC}
@@ -110,7 +110,7 @@ func TestNotLost(t *testing.T) {
 	if n := notKept(t, b, dir); n.Sessions != 0 {
 		t.Errorf("lost: %+v", n)
 	}
-	// The aggregate ends after the counters are read, but also includes earlier sessions.
+	// The aggregate ends after the counters have been read, but also includes earlier sessions.
 	end := b.now().Add(500 * time.Millisecond)
 	sum := store.Record{ID: 1, Start: now.Add(-time.Minute), End: end, Src: netip.MustParseAddrPort("192.0.2.1:0"), Sessions: 1000}
 	b.w.Add(end, 1, store.AppendRecord(nil, &sum, nil))

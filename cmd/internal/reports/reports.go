@@ -28,8 +28,8 @@ type Source struct {
 	Stale []string
 }
 
-// ahead is the maximum time by which a session may end after now, to allow for a clock
-// that was set back. A session that ends even later was recorded with a wrong clock.
+// ahead is the maximum time that a session may end in the future, because the clock may have been
+// set back since. If a session ends even later, it was recorded with a wrong clock.
 const ahead = 2 * 24 * time.Hour
 
 // A period describes the selected records that were read.
@@ -41,8 +41,8 @@ type period struct {
 }
 
 // collect calls v for each selected record. v returns an error if a record's steps are corrupt.
-// Unless the user has selected an end, sessions recorded with a wrong clock do not extend the
-// period. Otherwise the period could grow by years.
+// Sessions that were recorded with a wrong clock must not extend the period, which could then grow
+// by years. Such sessions are ignored, unless the user has selected an end.
 func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err error) {
 	now := s.Dir.Now()
 	p.until = s.Selector.Until
@@ -72,8 +72,8 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err 
 	return p, err
 }
 
-// gcPercent is below Go's default to save memory. Garbage collections remain rare, because a report
-// keeps most of the memory that it allocates.
+// gcPercent is below Go's default to save memory. Garbage collections are still rare, because a
+// report keeps most of the memory that it allocates.
 const gcPercent = 5
 
 // A Report holds the counts for the selected sessions.
@@ -95,8 +95,8 @@ type Report struct {
 // the report lists this as a problem.
 func (s *Source) Read(quiet bool) (*Report, error) {
 	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
-	// Read the counters before the filter writes its records, so that every counted
-	// session is in the records.
+	// Read the counters before the filter writes its records. Every counted session is then in the
+	// records.
 	days, dayProblem := s.Dir.Days()
 	counted := s.Dir.Now()
 	r, err := s.Dir.Open()
@@ -106,13 +106,13 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	defer r.Close()
 	a := &Report{source: s, counts: report.NewCollector(memory.Number), site: s.site(nil)}
 	var problems []string
-	// If there are problems, they already include the reason. A directory of imported
-	// records has no front end that should be running.
+	// Other problems already include the reason. If all records of a directory were imported, no
+	// front end should be running.
 	if r.Down != nil && len(r.Problems()) == 0 && control.LatestFrontEnd(s.Dir.Path).Name != "" {
 		problems = append(problems, r.Down.Error())
 	}
 	if r.Client != nil {
-		if status, err := r.Client.Status(); err == nil { // otherwise, problems reports the error
+		if status, err := r.Client.Status(); err == nil { // on error, problems reports it
 			a.unwritten, a.site = int(status.Live.Summed), s.site(&status)
 		}
 	}
@@ -138,8 +138,8 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 		problems[i] = text.Escape(problems[i])
 	}
 	a.problems = problems
-	// The counters include sessions in unreadable files, so they can be compared with the
-	// records only if all files are readable.
+	// The counters also include sessions in unreadable files. A comparison with the records is
+	// possible only if all files are readable.
 	if !s.Selector.Narrow() && r.Unread == 0 {
 		a.days = []report.DayCount{}
 		for i := range days {
@@ -191,8 +191,8 @@ func gaps(r *statedir.Records, p *period) (problems []string) {
 	return problems
 }
 
-// problems returns the problems in the running filter's status, and reports a disk budget that is
-// too small for the retention.
+// problems returns the problems in the running filter's status. It also reports a disk budget that
+// is too small for the retention.
 func (s *Source) problems(client *control.Client) (problems []string) {
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	limits := s.Dir.Limits()
@@ -210,7 +210,7 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	}
 	all, err := store.Segments(s.Dir.Path)
 	if err != nil || len(all) == 0 {
-		return problems // reading the records reports the error
+		return problems // reading the records returns the same error
 	}
 	var size int64
 	for _, segment := range all {
@@ -224,9 +224,9 @@ func (s *Source) problems(client *control.Client) (problems []string) {
 	return problems
 }
 
-// budgetFull is a percentage of the disk budget. If more of the budget is in use, a
-// history shorter than the retention is a problem. Records use at most seven eighths of
-// the budget.
+// budgetFull is a percentage of the disk budget. If more of the budget is in use, and the records
+// do not reach back over the whole retention, this is a problem. Records use at most seven eighths
+// of the budget.
 const budgetFull = 80
 
 // statusProblems returns the problems in a filter's status.
@@ -265,8 +265,8 @@ func (s *Source) read(v history.Visitor) (until time.Time, problems []string, in
 	return p.until, append(r.Problems(), gaps(r, &p)...), r.Incomplete(), err
 }
 
-// Returns reports on hosts that reconnected after a ban or finding. The visitors in further see the
-// same records. incomplete is set if files could not be read.
+// Returns reports on hosts that reconnected after a ban or finding. The visitors in further receive
+// the same records. incomplete is set if files could not be read.
 func (s *Source) Returns(further ...history.Visitor) (summary *report.ReturnSummary, incomplete, err error) {
 	c := report.NewReturns(memory.Number)
 	until, problems, incomplete, err := s.read(both(append(further, c.Visitor())))

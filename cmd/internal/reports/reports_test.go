@@ -35,7 +35,7 @@ func TestProblems(t *testing.T) {
 	if err := os.WriteFile(segment, make([]byte, 8500), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	lost := time.Now().UTC() // the filter reports only the day
+	lost := time.Now().UTC() // the filter stores only the day
 	for _, c := range []struct {
 		name string
 		s    control.Status
@@ -84,8 +84,9 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestFuture checks that a session recorded with a clock that was years ahead does not
-// extend the period of later reports. Otherwise, every ban would appear to have ended.
+// TestFuture checks reports after a session was recorded with a clock that was years ahead. The
+// session must not extend the period of later reports, because every ban would then appear to have
+// ended.
 func TestFuture(t *testing.T) {
 	dir := t.TempDir()
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asking is TestAsking's helper: it prints the result of each operation in a process that may
-// connect to servers on envTCP's port.
+// asking is the helper of TestAsking. In a process that may connect to servers on one port, given
+// in envTCP, it prints the result of each operation.
 func asking() {
 	server, other := os.Getenv(envTCP), os.Getenv(envAbstract)
 	r := Prepare(Paths{AskPort: int(netip.MustParseAddrPort(server).Port())}).Enter()
@@ -42,8 +42,8 @@ func asking() {
 	fmt.Println("file:", outcome(read()))
 }
 
-// TestAsking checks that a process that asks servers can connect to their port, but not to other
-// ports.
+// TestAsking checks that a process that sends queries to servers can connect to the servers' port
+// only.
 func TestAsking(t *testing.T) {
 	if _, known := auditArch[runtime.GOARCH]; !known {
 		t.Skip("SKIP: no seccomp filter for this architecture")

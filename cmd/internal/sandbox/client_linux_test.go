@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// envClient is the directory used by a helper in the Client sandbox.
+// envClient names the directory that a helper in the Client sandbox uses.
 const envClient = "SANDBOX_TEST_CLIENT"
 
 func init() {

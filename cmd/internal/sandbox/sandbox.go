@@ -1,8 +1,7 @@
-// Package sandbox drops privileges that the filter or a companion does not need, to limit
-// the damage from vulnerabilities. In the sandbox, the process cannot run programs, use
-// the network or access other programs' files. Restrictions that the operating system
-// does not support are omitted, because a filter without a sandbox is better than no mail
-// server.
+// Package sandbox drops privileges that the filter or a companion does not need, to limit the
+// damage from vulnerabilities. In the sandbox, the process cannot run programs, use the network or
+// access other programs' files. If the operating system does not support a restriction, the process
+// runs without it, because mail must still be accepted.
 package sandbox
 
 import (
@@ -17,10 +16,11 @@ import (
 type Paths struct {
 	// State is the state directory, or empty if the process does not need it.
 	State string
-	// Read lists the files that the filter reads. If a file is replaced, the new file can also be
-	// read.
+	// Read lists the files that the filter reads. If such a file is replaced, the filter can read
+	// the new file.
 	Read []string
-	// Look lists files that the filter does not read, but whose creation it must notice.
+	// Look lists files that the filter does not read. The filter must only notice when they are
+	// created.
 	Look []string
 	// Log is the socket of syslogd(8), or empty if the process does not need it.
 	Log string
@@ -53,10 +53,10 @@ type Report struct {
 	Net   bool     // only Unix sockets can be created
 	TCP   bool     // TCP is unavailable; may be true even if Net is false
 	IPC   bool     // other processes cannot be signalled or reached through abstract sockets
-	// Problems lists the errors from mechanisms that the operating system supports.
+	// Problems lists errors of mechanisms that the operating system should support.
 	Problems []error
 
-	granted []string // accessible files, and directories including their contents
+	granted []string // accessible files and directories; a directory includes its contents
 }
 
 // A Plan lists the files that remain accessible after Enter.
@@ -67,7 +67,7 @@ type Plan struct {
 	ask     int
 }
 
-// A grant is an accessible file, or a directory including its contents.
+// A grant is an accessible file or directory. A directory includes its contents.
 type grant struct {
 	use  use
 	path string
@@ -85,8 +85,8 @@ const (
 	useAll               // the root directory, for reading only
 )
 
-// Prepare resolves the paths. The state directory is created if possible, because only an existing
-// directory can be granted. Prepare may block on the disk.
+// Prepare resolves the paths. It tries to create the state directory, because access can be granted
+// only to an existing directory. Prepare may block on the disk.
 func Prepare(p Paths) *Plan { return &Plan{p.grants(), p.ReadAll, p.Serve, p.AskPort} }
 
 // Client restricts a process that sends requests to servers. The process can change files only in
@@ -95,9 +95,9 @@ func Client(dirs, sockets []string) *Report {
 	return Prepare(Paths{Change: dirs, ReadAll: true, Connect: sockets, AskPort: AnyPort}).Enter()
 }
 
-// Enter restricts all threads of the process to the plan, to the extent that the operating system
-// supports this. No thread may be waiting for a disk during the call, because on some systems all
-// threads must enter the sandbox together.
+// Enter restricts all threads of the process to the plan, as far as the operating system supports
+// this. No thread may be waiting for a disk during the call, because on some systems all threads
+// must enter the sandbox together.
 func (p *Plan) Enter() *Report {
 	r := new(Report)
 	r.enter(p)
@@ -147,7 +147,8 @@ func absolute(file string) string {
 	return file
 }
 
-// resolve returns file with symbolic links resolved, or unchanged if it does not exist.
+// resolve returns file with symbolic links resolved. If the file does not exist, resolve returns
+// file unchanged.
 func resolve(file string) string {
 	if real, err := filepath.EvalSymlinks(file); err == nil {
 		return real
@@ -155,8 +156,8 @@ func resolve(file string) string {
 	return file
 }
 
-// state returns the directory to grant for the state: State, or its parent if State does
-// not exist and cannot be created. The root directory is never granted, because it
+// state returns the directory that must be accessible for the state: State, or its parent directory
+// if State does not exist and cannot be created. The root directory is never granted, because it
 // contains all files.
 func (p Paths) state() string {
 	_ = os.Mkdir(p.State, 0o750) // the store logs the error

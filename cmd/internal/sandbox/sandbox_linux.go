@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Access rights for directories. Old kernels support only some of them. No right allows running
-// programs, or moving files between directories, which the first kernels with Landlock always deny.
+// Access rights for directories. Old kernels support only some of them. No rights are granted for
+// running programs, or for moving files between directories. The first kernels with Landlock always
+// deny such moves.
 const (
 	readFiles landlock.AccessFSSet = ll.AccessFSReadFile
 	// In the state directory, the filter creates the control socket and the sessions
@@ -31,8 +32,8 @@ var rights = map[use]landlock.AccessFSSet{
 // resolveUnix is the first Landlock version that restricts connections to sockets.
 const resolveUnix = 9
 
-// directories returns directories instead of files. A Landlock rule applies to an inode, so a
-// rule for a file would be lost when an editor replaces the file.
+// directories grants access to directories instead of files. A Landlock rule applies to an inode,
+// so a rule for a file would be lost when an editor replaces the file.
 func (p Paths) directories() []grant {
 	var all []grant
 	add := func(use use, dir string) {
@@ -112,9 +113,9 @@ func (r *Report) landlock(p *Plan) {
 	r.IPC = abi >= 6 && errata&2 != 0 // on earlier kernels, this right blocks signals between threads
 }
 
-// seccomp restricts system calls unrelated to files, and is needed for the network: Landlock has
-// restricted TCP since Linux 6.7, but not most other protocols. Landlock does not restrict
-// Multipath TCP either, which programs can select with an argument of socket(2).
+// seccomp restricts system calls that do not concern files. Landlock alone does not close the
+// network: it has restricted TCP since Linux 6.7, but not Multipath TCP and most other protocols. A
+// program can select Multipath TCP with an argument of socket(2).
 func (r *Report) seccomp(families []uint32) {
 	arch, ok := auditArch[runtime.GOARCH]
 	if !ok {
@@ -152,9 +153,9 @@ var auditArch = map[string]uint32{
 	"riscv64": unix.AUDIT_ARCH_RISCV64,
 }
 
-// denials returns the program that seccomp(2) runs before each system call. The program
-// denies certain calls and sockets of other families, and allows all other calls. An
-// allowlist would break with new versions of the Go runtime, which use other calls.
+// denials returns the program that seccomp(2) runs before each system call. It denies certain
+// calls, and sockets of families that are not listed. It allows all other calls, because new
+// versions of the Go runtime may use other calls.
 func denials(arch uint32, families []uint32) []unix.SockFilter {
 	const (
 		number, audit, firstArg = 0, 4, 16 // offsets in struct seccomp_data
@@ -164,9 +165,9 @@ func denials(arch uint32, families []uint32) []unix.SockFilter {
 		least = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
 		end   = unix.BPF_RET | unix.BPF_K
 
-		x32 = 0x40000000 // on amd64, different numbers for the same calls
+		x32 = 0x40000000 // set in the alternative system call numbers of amd64
 	)
-	// Jumps are relative to the next instruction. The last instruction allows the call, and the
+	// Jumps are relative to the next instruction. The last instruction allows the call. The
 	// instruction before it denies the call.
 	n := uint8(len(families))
 	program := []unix.SockFilter{

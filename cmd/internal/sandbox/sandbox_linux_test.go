@@ -206,8 +206,8 @@ func paths(dir string) Paths {
 // threads is the number of threads that make the attempts.
 const threads = 3
 
-// helper runs all attempts on threads that existed before Enter, because Enter might fail
-// to restrict them. It prints a line for each attempt on each thread.
+// helper makes all attempts on threads that existed before Enter, because Enter might fail to
+// restrict such threads. It prints a line for each attempt on each thread.
 func helper(dir string, confine bool) {
 	var ready, all sync.WaitGroup
 	begin, turn := make(chan struct{}), make(chan struct{}, 1) // the threads take turns
@@ -235,8 +235,8 @@ func helper(dir string, confine bool) {
 		}
 		fmt.Printf("problems\t0\t%v\n", r.Problems)
 		fmt.Printf("covers\t0\t%v %v\n", r.Covers(filepath.Join(dir, "etc/friends")), r.Covers(filepath.Join(dir, "secret")))
-		// Replace the file after Enter, as an editor does: Landlock rules apply to inodes
-		// that existed before.
+		// Replace the file after Enter, as an editor does. Landlock rules apply only to inodes that
+		// existed before Enter.
 		conf := filepath.Join(dir, "etc/scanwatch.conf")
 		fmt.Println("ready\t0\t" + conf)
 		_, _ = os.Stdin.Read(make([]byte, 1)) // wait until the file is replaced
@@ -336,8 +336,8 @@ func run(t *testing.T, how string) map[[2]string]string {
 	return told
 }
 
-// TestConfined checks that every thread in the sandbox can perform the filter's
-// operations, but not an attacker's. Without the sandbox, every attempt must succeed.
+// TestConfined checks that every thread in the sandbox can perform the filter's operations, but not
+// an attacker's. Without the sandbox, every attempt must succeed.
 func TestConfined(t *testing.T) {
 	_, known := auditArch[runtime.GOARCH]
 	expect := map[string]bool{"files": landlockVersion() >= 1, "exec": known || landlockVersion() >= 1, "net": known}

@@ -37,7 +37,7 @@ func TestState(t *testing.T) {
 	for state, want := range map[string]string{
 		filepath.Join(dir, "new"):         filepath.Join(dir, "new"),
 		file:                              dir,
-		filepath.Join(dir, "a/scanwatch"): filepath.Join(dir, "a"), // missing, so not granted
+		filepath.Join(dir, "a/scanwatch"): filepath.Join(dir, "a"), // the directory is missing, so access to it cannot be granted
 	} {
 		if got := (Paths{State: state}).state(); got != want {
 			t.Errorf("%s: %s, want %s", state, got, want)
@@ -48,7 +48,7 @@ func TestState(t *testing.T) {
 	}
 }
 
-// TestNoReport checks that without a sandbox Covers returns true for any file.
+// TestNoReport checks that Covers returns true for any file if there is no sandbox.
 func TestNoReport(t *testing.T) {
 	var none *Report
 	if !none.Covers("/etc/passwd") || !new(Report).Covers("/etc/passwd") {

@@ -7,7 +7,7 @@ import "slices"
 // permissions maps each use to the permissions for unveil(2).
 var permissions = map[use]string{useRead: "r", useState: "rwc", useSocket: "rw", useRun: "rwc", useChange: "rwc", useAll: "r"}
 
-// unveils returns individual files. The files may be replaced and need not exist, because
+// unveils grants access to individual files. The files may be replaced and need not exist, because
 // unveil(2) identifies a file by its name in a directory.
 func (p Paths) unveils() []grant {
 	var all []grant

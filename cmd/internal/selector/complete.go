@@ -26,7 +26,7 @@ func Complete(cmd *cobra.Command, ruleNames func() []string) {
 		"limit":    cobra.NoFileCompletions,
 	} {
 		if cmd.Flags().Lookup(name) != nil {
-			_ = cmd.RegisterFlagCompletionFunc(name, f) // the only error is that a completion is already registered
+			_ = cmd.RegisterFlagCompletionFunc(name, f) // fails only if a completion is already registered
 		}
 	}
 }

@@ -65,7 +65,7 @@ type Endpoint struct {
 	Port uint16     // 0: any
 }
 
-// A Clock returns the current time and the time zone. Spans such as 7d end at the current time.
+// A Clock returns the current time and the time zone. Periods such as 7d end at the current time.
 type Clock struct {
 	Now  func() time.Time
 	Zone *time.Location
@@ -163,8 +163,8 @@ func (s *Selector) addUser(text string) error {
 	return nil
 }
 
-// HashUsers sets the hash key, so that users are also selected if records have only a
-// hash of the name.
+// HashUsers sets the hash key, so that users are also found in records that contain only a hash of
+// the name.
 func (s *Selector) HashUsers(key []byte) {
 	if key == nil {
 		return
@@ -224,7 +224,7 @@ func (s *Selector) Check() error {
 	return nil
 }
 
-// Narrow reports whether s selects by anything other than time.
+// Narrow reports whether s selects by any property other than time.
 func (s *Selector) Narrow() bool { return len(s.Src) > 0 || len(s.Listeners) > 0 || s.steps() }
 
 // steps reports whether s selects by session steps.
@@ -250,8 +250,8 @@ func (s *Selector) Kinds() (kinds store.Kinds) {
 	return kinds
 }
 
-// Match reports whether r matches all flags in s other than the period. An aggregate
-// matches if any of its sessions may match.
+// Match reports whether r matches all flags in s except the period. An aggregate matches if any of
+// its sessions may match.
 func (s *Selector) Match(r *store.Record) bool {
 	if len(s.Src) > 0 && !s.HasSrc(r.Src.Addr()) {
 		return false
@@ -264,7 +264,7 @@ func (s *Selector) Match(r *store.Record) bool {
 	}
 	evidence, rule := !s.Any && len(s.Evidence) == 0, len(s.Rules) == 0
 	user, helo := len(s.Users) == 0, len(s.Helos) == 0
-	_ = r.Steps(func(step *store.Step) bool { // steps before a corrupt one still count
+	_ = r.Steps(func(step *store.Step) bool { // steps before a corrupt step are still valid
 		switch step.Kind {
 		case store.KindFinding:
 			evidence = evidence || s.HasEvidence(step.Text)

@@ -7,9 +7,9 @@ import (
 	"strconv"
 )
 
-// A guard is a connection to a server whose replies are limited in size. The client library
-// allocates as many bytes and elements as a reply announces, so a single false number would exhaust
-// the host's memory.
+// A guard is a connection to a server that limits the size of replies. The client library allocates
+// as many bytes and elements as a reply announces, so one false number would use up the host's
+// memory.
 type guard struct {
 	net.Conn
 	replies
@@ -73,8 +73,8 @@ func (r *replies) add(b []byte) error {
 // perElement maps the types of aggregates to the number of values per element.
 var perElement = map[byte]int{'*': 1, '~': 1, '>': 1, '%': 2}
 
-// header reads a reply's first line. Servers send attributes, and strings and aggregates of unknown
-// length, only to clients that ask for them.
+// header reads a reply's first line. Servers send some types only to clients that ask for them:
+// attributes, and strings and aggregates of unknown length.
 func (r *replies) header(line []byte) error {
 	if len(line) == 0 {
 		return errReply
@@ -114,7 +114,7 @@ func (r *replies) header(line []byte) error {
 	return nil
 }
 
-// done ends a value, and each aggregate that the value completes.
+// done ends a value, and every aggregate of which it is the last value.
 func (r *replies) done() {
 	for len(r.open) > 0 {
 		last := len(r.open) - 1

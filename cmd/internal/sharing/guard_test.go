@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestReplies checks that replies of any structure pass, however they are divided, and that replies
-// that announce too much are rejected.
+// TestReplies checks that replies of any structure are accepted, even if they arrive in several
+// parts. Replies that announce too much data must be rejected.
 func TestReplies(t *testing.T) {
 	good := "+OK\r\n-ERR x\r\n:7\r\n_\r\n$-1\r\n*-1\r\n*0\r\n$0\r\n\r\n$5\r\na\r\nb\n\r\n#t\r\n,1.5\r\n" +
 		"%1\r\n$1\r\nk\r\n*2\r\n*2\r\n$3\r\n1-1\r\n*2\r\n$4\r\nrows\r\n$2\r\n*9\r\n~1\r\n:1\r\n=5\r\ntxt:x\r\n>2\r\n+a\r\n+b\r\n"
@@ -34,7 +34,7 @@ func TestReplies(t *testing.T) {
 		}
 	}
 	var r replies
-	for range 3 { // the limits apply to a single reply
+	for range 3 { // the limits apply to each reply separately
 		if err := r.add([]byte("*600000\r\n" + strings.Repeat(":1\r\n", 600000))); err != nil {
 			t.Fatal(err)
 		}

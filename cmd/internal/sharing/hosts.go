@@ -10,15 +10,16 @@ import (
 	"scanwatch/filter/share"
 )
 
-// All users of the server can add names to the set of hosts. A name counts as a host only if it has
-// a message authenticated with the fleet's key.
+// All users of the server can add names to the set of hosts. A name counts as a host only if the
+// server has a message from it that is authenticated with the fleet's key.
 const (
 	// maxHosts is the maximum number of hosts.
 	maxHosts = 1000
 	// maxNames is the maximum number of names checked in one pass. Later passes check the other
 	// names.
 	maxNames = 10_000
-	// maxStrange limits the names without a valid message whose rows are read.
+	// maxStrange is the maximum number of names whose rows are read although they have no valid
+	// message.
 	maxStrange = 100
 
 	namesPerScan    = 1000
@@ -49,12 +50,12 @@ func (s *server) names(ctx context.Context) (names []string, err error) {
 
 // found contains the names that discover has checked.
 type found struct {
-	hosts   []string // with a valid message, or already known
-	strange []string // with rows, but without a valid one in the sample
+	hosts   []string // names with a valid message, or already known
+	strange []string // names with rows, but without a valid row in the sample
 }
 
-// discover searches the server for hosts. Known hosts come first. Hosts that have recently
-// announced themselves come next, and are recorded as heard.
+// discover searches the server for hosts. In the result, known hosts come first. They are followed
+// by the hosts that have recently announced themselves, which discover records as heard.
 func (s *server) discover(ctx context.Context, known []string) (f found, err error) {
 	names, err := s.names(ctx)
 	if err != nil {
@@ -116,7 +117,7 @@ func (s *server) areAlive(ctx context.Context, names []string) ([]bool, error) {
 	return alive, nil
 }
 
-// sample checks some rows of each name.
+// sample checks a few rows of each name.
 func (s *server) sample(ctx context.Context, names []string, f *found) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

@@ -62,7 +62,7 @@ func decode(key fleetkey.Key, host string, b []byte) (m message, err error) {
 	r := reader{b: b[codeSize:]}
 	m.run, m.number = r.number(), r.number()
 	n := r.number()
-	if n > uint64(len(r.b)) { // a row occupies several bytes
+	if n > uint64(len(r.b)) { // even the smallest row takes up several bytes
 		return m, errInvalid
 	}
 	m.rows = make([]share.Row, 0, n)

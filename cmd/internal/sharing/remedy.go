@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// remedies maps parts of error messages to remedies. Messages are compared because the server's
+// remedies maps parts of error messages to remedies. The texts are compared because the server's
 // errors have no types, and the client library hides the types of TLS errors.
 var remedies = []struct{ part, remedy string }{
 	{"WRONGPASS", "compare login and password with the server's users"},

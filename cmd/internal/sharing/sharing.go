@@ -1,9 +1,9 @@
-// Package sharing implements the companion share, which exchanges rows of the state with a fleet's
-// other hosts through a Valkey server. Package filter/share determines the meaning of the rows.
+// Package sharing implements the share companion, which exchanges rows of the state with a fleet's
+// other hosts through a Valkey server. Package filter/share defines the meaning of the rows.
 //
-// The filter never waits for the companion, and the companion keeps nothing on disk. Unsent rows
-// remain in the filter's tables, and other hosts' rows remain in Valkey. After an interruption,
-// everything can therefore be exchanged again.
+// The filter never waits for the companion, and the companion keeps no data on disk. Rows that were
+// not sent remain in the filter's tables, and other hosts' rows remain in Valkey. After an
+// interruption, all rows can therefore be exchanged again.
 package sharing
 
 import (
@@ -35,18 +35,19 @@ const (
 	// expireEvery is the interval at which expired rows are removed.
 	expireEvery = 10 * time.Minute
 
-	// filterPause is the time between two attempts to connect to the filter. It does not
-	// grow, because other hosts' bans have no effect in a filter without a companion.
+	// filterPause is the time between two attempts to connect to the filter. It does not increase
+	// with further failures, because without the companion, the filter does not enforce other
+	// hosts' bans.
 	filterPause = 2 * time.Second
-	// The time between two attempts to connect to the server grows from firstPause to
+	// The time between two attempts to connect to the server increases from firstPause to
 	// lastPause.
 	firstPause = time.Second
 	lastPause  = 30 * time.Second
-	// claimPause is the time after which a host that has never used the fleet's key claims a
-	// server without a key.
+	// claimPause is the time after which a host may set the key of a server that has none, even if
+	// the host has never had the same key as the fleet; see mayClaim.
 	claimPause = 10 * time.Minute
-	// returnTime is the time after which all running hosts have sent their rows again to a
-	// server that has lost them.
+	// returnTime is the time that all running hosts need to send their rows again after a server
+	// has lost them.
 	returnTime = lastPause + 2*upkeep
 
 	rowsPerRequest = 5000
@@ -58,14 +59,14 @@ type Service struct {
 	fleet        *rules.Fleet
 	key          fleetkey.Key
 	options      valkey.ClientOption
-	password     string // password file; empty: no password
+	password     string // password file; empty without a password
 	log          *slog.Logger
 
 	run     uint64 // random number of this run
 	replica *share.Replica
-	skew    time.Duration // server's clock minus this host's clock; see measure
-	// measured is set once skew is known. corrected is set when skew changes, until this host's
-	// rows have been sent again.
+	skew    time.Duration // the server's clock minus this host's clock; see measure
+	// measured is set once skew is known. corrected is set when skew changes, and cleared when this
+	// host's rows have been sent again.
 	measured, corrected bool
 
 	filter *control.Client // nil while the filter cannot be reached
@@ -73,34 +74,34 @@ type Service struct {
 	// unsent contains this host's rows that the server may lack.
 	unsent map[string]share.Row
 	sent   uint64 // number of the latest message
-	// wrong contains the problem of each host whose messages cannot be used.
+	// wrong contains the problem of each host with unusable messages.
 	wrong   map[string]string
 	learned bool // the rows of all hosts have been read at least once
-	whole   bool // so have the rows of all names in the server's set
-	// returned is the time by which all other hosts will have sent their rows again, if the
-	// server had just lost them when this companion started.
+	whole   bool // the rows of all names in the server's set have been read at least once
+	// returned is a time: even if the server lost all rows just before this companion started, all
+	// other hosts have sent their rows again by then.
 	returned time.Time
-	synced   bool // the filter has received all rows and sent its own
+	synced   bool // the filter has received all rows and has sent its own
 	// waiting is set if the filter has never had the standing on other hosts.
 	waiting bool
 	// confirmed is set once the filter knows that it has received all hosts' standing.
 	confirmed bool
-	// mismatch is the time at which the fleet last had a different key from this
-	// host's; see mayClaim.
+	// mismatch is the latest time at which the fleet's key differed from this host's key; see
+	// mayClaim.
 	mismatch time.Time
-	refused  error // the server has refused the latest rows of this host; nil if not
-	// unannounced is set if the server has refused this host's latest announcement.
+	refused  error // error of the server for this host's latest rows; nil if it accepted them
+	// unannounced is the server's error for this host's latest announcement, or nil.
 	unannounced error
 	latest      map[string]position // latest message of each host
 	next        struct{ connect, send, upkeep, expire time.Time }
 	pause       time.Duration // before the next attempt to connect to the server
-	away        error         // the latest error of a connection to the server
+	away        error         // latest connection error of the server
 	status      string        // latest error in the log
 	// rejected is set while the filter answers requests with errors.
 	rejected bool
 	// announced is set after the first announcement of this run.
 	announced bool
-	// rival is set while another companion announces a host with this host's name.
+	// rival is set while another companion announces this host's name.
 	rival bool
 }
 
@@ -192,7 +193,7 @@ func (s *Service) note(err error) error {
 	return s.filter.Note(s.name, s.replica.Len(), 0, err)
 }
 
-// problem returns an error that names a host whose rows are not used, or nil.
+// problem returns an error that names one host whose rows are unusable, or nil.
 func (s *Service) problem() error {
 	for _, h := range s.replica.Hosts() {
 		if h.Problem != "" {
@@ -220,8 +221,8 @@ func (s *Service) dropFilter() {
 	}
 }
 
-// failFilter disconnects from the filter after an error. If the filter has answered, the error is
-// sent as the status, because the next connection would fail as well.
+// failFilter disconnects from the filter after an error. If the filter still accepts a status, the
+// error becomes the status, because a new connection would fail in the same way.
 func (s *Service) failFilter(what string, err error) error {
 	err = fmt.Errorf("%s: %w", what, err)
 	s.rejected = s.filter != nil && s.note(err) == nil
@@ -244,9 +245,9 @@ func failServer(s *Service, what string, err error) error {
 	return fmt.Errorf("%s: %w", what, remedy(err))
 }
 
-// exchange establishes any missing connection, waits for other hosts' rows, and sends
-// this host's rows when they are due. An error on the server does not affect the
-// connection to the filter, and vice versa.
+// exchange connects to the filter and the server if necessary, waits for other hosts' rows, and
+// sends this host's rows when they are due. An error of the server does not affect the connection
+// to the filter, and vice versa.
 func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
 		return errors.Join(err, s.connectFilter())
@@ -261,7 +262,7 @@ func (s *Service) exchange(ctx context.Context) error {
 	if err != nil {
 		return failServer(s, "read from the server", err)
 	}
-	if err := measure(ctx, s); err != nil { // before the times in these rows are converted
+	if err := measure(ctx, s); err != nil { // must come first: the times in the rows are converted with the result
 		return failServer(s, "server", err)
 	}
 	for i := range all {
@@ -289,7 +290,7 @@ func (s *Service) exchange(ctx context.Context) error {
 		if _, answered := valkey.IsValkeyErr(err); !answered {
 			return failServer(s, "write to the server", err)
 		}
-		s.refused = fmt.Errorf("write to the server: %w", remedy(err)) // for example, the server is full; reading continues
+		s.refused = fmt.Errorf("write to the server: %w", remedy(err)) // the server may be full; reading continues
 	}
 	return s.maintain(ctx)
 }
@@ -308,15 +309,14 @@ func (s *Service) connectServer(ctx context.Context) error {
 	return nil
 }
 
-// mayClaim reports whether this host's key may become the key of a server that has none. A
-// host with a wrong key must not claim a server that has lost all keys. But a fleet's
-// hosts must not wait for each other forever after a host with a wrong key has claimed the
-// server.
+// mayClaim reports whether this host's key may become the key of a server that has no key. A host
+// with a wrong key must not set the key of a server that has lost all data. If such a host has
+// already set the key and is then removed, the other hosts must not wait for each other forever.
 func mayClaim(s *Service) bool { return s.learned || time.Since(s.mismatch) > claimPause }
 
 // enter connects to the server, announces this host, and reads all rows.
 func enter(ctx context.Context, s *Service) (err error) {
-	if text, err := password(s.password); err == nil { // it may have changed, but the user may be unable to read it
+	if text, err := password(s.password); err == nil { // the password may have changed; if it has become unreadable, the old one is used
 		s.options.Password = text
 	}
 	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, mayClaim(s)); err != nil {
@@ -329,10 +329,10 @@ func enter(ctx context.Context, s *Service) (err error) {
 		return err
 	}
 	clear(s.wrong)                          // every host is checked again
-	if err := s.announce(ctx); err != nil { // before the rows are read, so that a later loss of rows is noticed
+	if err := s.announce(ctx); err != nil { // announce first, so that a later loss of rows is noticed
 		return err
 	}
-	// This host's rows come first, so that its earlier marks and stamps are known.
+	// Read this host's rows first, so that its earlier marks and stamps are known.
 	if err := readOwn(ctx, s); err != nil {
 		return err
 	}
@@ -347,8 +347,8 @@ func enter(ctx context.Context, s *Service) (err error) {
 	return nil
 }
 
-// readOwn reads this host's rows from the server, and records the rows that the server
-// must receive again. Rows that another host with the same name has written are disputed.
+// readOwn reads this host's rows from the server, and finds the rows that must be sent to the
+// server again. Rows that another host wrote under the same name are disputed.
 func readOwn(ctx context.Context, s *Service) error {
 	there := make(map[string]share.Stamp)
 	err := s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
@@ -370,8 +370,7 @@ func unusable(err error) bool {
 	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) || wrongType(err)
 }
 
-// missed reports whether a host's earlier messages are missing. The server keeps only the latest
-// messages.
+// missed reports whether messages of a host were missed. The server keeps only the latest messages.
 func missed(s *Service, m *received) bool {
 	if m.err != nil {
 		return false
@@ -389,10 +388,10 @@ const maxDrift = 2 * time.Second
 
 // measure compares the clocks of the server and this host.
 //
-// Rows contain the server's time. If either clock is corrected, the times in this host's earlier
-// rows are wrong, so all its rows are sent again. The filter converted the other hosts' rows when
-// they arrived. Those rows remain correct until their hosts send them again. Smaller changes are
-// ignored: they do not matter, but would change all rows.
+// Rows contain the server's time. If either clock is corrected, the times in rows that this host
+// sent earlier are wrong, so this host sends all its rows again. The filter converted other hosts'
+// rows when they arrived, and these remain correct until their hosts send them again. Small changes
+// are ignored, because they do not matter, and all rows would have to be sent.
 func measure(ctx context.Context, s *Service) error {
 	skew, err := s.server.skew(ctx)
 	if err != nil {
@@ -447,7 +446,7 @@ func (s *Service) learn(ctx context.Context, host string) error {
 		return nil
 	}
 	delete(s.latest, host)
-	s.apply(&received{host: host}) // lists the host in the status even without rows
+	s.apply(&received{host: host}) // so that the status lists even a host without rows
 	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
 	s.server.hear(host, s.server.last[host], s.skew)
 	if unusable(err) {
@@ -497,10 +496,10 @@ func (s *Service) connectFilter() (err error) {
 	return nil
 }
 
-// sync prepares for the exchange with a filter that was restarted: it lacks rows of other
-// hosts, and has not sent its own. When it has had the rows of all hosts for the first time, it
-// starts to enforce the bans by other hosts. If the server has just lost its rows, it waits until
-// the other hosts have sent them again.
+// sync exchanges all rows with a filter that has restarted: the filter lacks the rows of other
+// hosts, and has not sent its own rows. Once the filter has received the rows of all hosts, sync
+// lets it enforce the bans of other hosts. If the server may just have lost its rows, sync first
+// waits until the other hosts have sent their rows again.
 func (s *Service) sync() error {
 	if !s.synced {
 		if err := s.resend(); err != nil {
@@ -564,8 +563,8 @@ func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row)
 	}
 }
 
-// drop drops the rows of a host, here and in the filter, which then receives the rows that
-// other hosts have as well.
+// drop drops the rows of a host, both here and in the filter. The filter then receives the rows
+// that other hosts have as well.
 func drop(s *Service, host string) error {
 	n, mark := s.replica.Drop(host, s.now())
 	if host != s.fleet.Name {
@@ -593,7 +592,7 @@ func (s *Service) publish(ctx context.Context) error {
 	for some := range slices.Chunk(slices.Collect(maps.Values(s.unsent)), rowsPerMessage) {
 		s.sent++
 		if err := s.server.publish(ctx, s.sent, some); err != nil {
-			s.sent-- // a repeated number is not a gap
+			s.sent-- // repeat the number, so that other hosts see no gap
 			return err
 		}
 		for i := range some {
@@ -612,7 +611,7 @@ func (s *Service) maintain(ctx context.Context) error {
 	if err := s.upkeep(ctx); err != nil {
 		return failServer(s, "server", err)
 	}
-	if err := s.handOver(); err != nil { // so that the status counts no rows that the filter lacks
+	if err := s.handOver(); err != nil { // rows that the filter lacks must not be counted in the status
 		return s.failFilter("rows for the filter", err)
 	}
 	if err := control.SendHosts(s.filter, s.hosts()); err != nil {
@@ -625,8 +624,8 @@ func (s *Service) maintain(ctx context.Context) error {
 // sameName is the problem of a host whose name another companion announces.
 const sameName = "another host has the same name, or companion share runs twice on this host; change the statement fleet, or stop the second service"
 
-// announce announces this host. A full server rejects announcements, but still answers queries.
-// When another host with the same name has left, this host restores its rows.
+// announce announces this host. If the server is full, it rejects announcements, but still answers
+// queries. When another host with the same name has left, this host restores its own rows.
 func (s *Service) announce(ctx context.Context) error {
 	kept, other, err := s.server.alive(ctx)
 	refused := s.unannounced != nil
@@ -649,7 +648,7 @@ func (s *Service) announce(ctx context.Context) error {
 			return err
 		}
 	}
-	if !kept || refused { // without announcements, a loss of the rows goes unnoticed
+	if !kept || refused { // without announcements, this host would not notice that its rows are lost
 		s.keep(s.replica.Rows(s.fleet.Name))
 	}
 	return nil
@@ -701,7 +700,7 @@ func (s *Service) hosts() []share.HostStatus {
 			list[i].Heard = s.server.heard[list[i].Name]
 		}
 	}
-	return slices.DeleteFunc(list, func(h share.HostStatus) bool { // a host that has left
+	return slices.DeleteFunc(list, func(h share.HostStatus) bool { // a host without any data has left
 		return h.Rows == 0 && h.Heard.IsZero() && h.Problem == ""
 	})
 }

@@ -24,7 +24,7 @@ import (
 	"scanwatch/rules"
 )
 
-// Keys in Valkey. The braces put all keys into one slot of a cluster, so that a single command can
+// Keys in Valkey. The braces put all keys into the same slot of a cluster, so that one command can
 // read several streams.
 //
 //	{scanwatch}:key          fingerprint of the fleet's key, and the time in seconds
@@ -45,12 +45,13 @@ const (
 )
 
 const (
-	// maxLog is the number of messages kept in a stream. A host that has missed more messages reads
-	// all rows again.
+	// maxLog is the number of messages kept in a stream. A host that has missed more messages must
+	// read all rows again.
 	maxLog = 1000
 	// keepRows is the time after which the rows of a vanished host are deleted.
 	keepRows = 30 * 24 * time.Hour
-	// keepAlive is the time after which a silent companion counts as stopped.
+	// keepAlive is the time after which a companion counts as stopped if it has not announced
+	// itself.
 	keepAlive = 30 * time.Second
 
 	// maxSnapshot is the maximum number of rows read from one host.
@@ -67,13 +68,12 @@ type server struct {
 	self   string
 	run    uint64            // of this companion
 	last   map[string]string // id of each other host's latest message
-	// heard holds the time, by this host's clock, at which each other host was last
-	// heard.
+	// heard contains the time at which each other host was last heard, by this host's clock.
 	heard map[string]time.Time
 	// announced is set after the first announcement on this connection.
 	announced bool
-	claimed   time.Time           // time of the server at which a host has claimed it
-	cursor    uint64              // of the set of hosts
+	claimed   time.Time           // server's time at which a host set the fleet's key
+	cursor    uint64              // position in the set of hosts
 	strange   map[string]struct{} // names without a valid message whose rows have been read
 }
 
@@ -158,11 +158,11 @@ func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self 
 	client, err := valkey.NewClient(o)
 	switch {
 	case err == nil:
-	case o.TLSConfig == nil && errors.Is(err, syscall.ECONNRESET): // without the local port, which varies
+	case o.TLSConfig == nil && errors.Is(err, syscall.ECONNRESET): // omit the local port, which varies
 		return nil, fmt.Errorf("%w; if the port needs TLS, use valkeys://", syscall.ECONNRESET)
 	case o.TLSConfig == nil && errors.Is(err, io.EOF):
 		return nil, fmt.Errorf("%w; if the port needs TLS, use valkeys://", err)
-	case o.TLSConfig != nil && errors.Is(err, context.DeadlineExceeded): // a server without TLS waits for the rest of a command
+	case o.TLSConfig != nil && errors.Is(err, context.DeadlineExceeded): // a server without TLS waits for more input
 		return nil, fmt.Errorf("%w; if the port has no TLS, use the port of tls-port, or valkey://", err)
 	default:
 		return nil, err
@@ -177,15 +177,15 @@ func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self 
 
 func (s *server) close() { s.client.Close() }
 
-// errKey means that the fleet uses a different key. errNoKey means that the fleet used a different
-// key before the server lost it.
+// errKey means that the fleet uses a different key. errNoKey means that the server has no key now,
+// but had a different key before.
 var (
 	errKey   = errors.New("the other hosts use a different fleet key")
 	errNoKey = errors.New("the other hosts use a different fleet key; waiting until one of them is back")
 )
 
-// check compares this host's key with the fleet's key. The first host that may claim the fleet sets
-// the fleet's key.
+// check compares this host's key with the fleet's key. If the fleet has no key and claim is set,
+// this host's key becomes the fleet's key.
 func (s *server) check(ctx context.Context, claim bool) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -207,7 +207,7 @@ func (s *server) check(ctx context.Context, claim bool) error {
 	case fleet != own:
 		return fmt.Errorf("%w: %.40q, this host has %s; copy the key file from another host", errKey, fleet, own)
 	}
-	since, _ := strconv.ParseInt(seconds, 10, 64) // without a valid time, the claim is old
+	since, _ := strconv.ParseInt(seconds, 10, 64) // without a valid time, the key is considered old
 	s.claimed = time.Unix(since, 0)
 	return nil
 }
@@ -227,8 +227,8 @@ func (s *server) claim(ctx context.Context) error {
 }
 
 const (
-	// maxSkew is the maximum difference between the server's clock and this host's clock. With a
-	// larger difference, other hosts' bans would end or start again.
+	// maxSkew is the maximum difference between the server's clock and this host's clock. A larger
+	// difference would end other hosts' bans too early or too late.
 	maxSkew = time.Hour
 	// lastSecond is the latest plausible clock time, in seconds since 1970.
 	lastSecond = 1 << 33
@@ -356,8 +356,8 @@ func wrongType(err error) bool {
 	return ok && strings.HasPrefix(e.Error(), "WRONGTYPE")
 }
 
-// isolate stops reading from hosts whose key is not a stream, because one such key makes the
-// request for all streams fail.
+// isolate stops reading from hosts whose key is not a stream. One such key would make the request
+// for all streams fail.
 func (s *server) isolate(ctx context.Context) (all []received, err error) {
 	for host := range s.last {
 		err := s.client.Do(ctx, s.client.B().Xread().Count(1).Streams().Key(logKey(host)).Id("$").Build()).Error()
@@ -405,12 +405,12 @@ func (s *server) remove(ctx context.Context, rows []share.Row) error {
 }
 
 // alive announces this host. kept reports whether the server has kept this host's rows since the
-// previous announcement on this connection, and other whether another companion uses the same host
-// name.
+// previous announcement on this connection. other reports whether another companion uses the same
+// host name.
 //
-// Between two requests, the server may restart without its rows, and the client library reconnects
-// without an error. A new row then recreates this host's hash, so only the missing announcement
-// shows the loss.
+// The server may lose its rows in a restart between two requests, and the client library then
+// reconnects without an error. The next row would create this host's hash again. Only the missing
+// announcement therefore shows the loss.
 func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -434,13 +434,13 @@ func (s *server) alive(ctx context.Context) (kept, other bool, err error) {
 	return kept && !lost, err == nil && wrong == nil && m.run != s.run, keptErr
 }
 
-// hear records when a host was heard. A message's id starts with the server's time in milliseconds.
-// ahead is the server's time minus this host's time.
+// hear stores the time at which a host was heard. A message's id starts with the server's time in
+// milliseconds. ahead is the server's time minus this host's time.
 func (s *server) hear(host, id string, ahead time.Duration) {
 	millis, _, _ := strings.Cut(id, "-")
 	n, err := strconv.ParseInt(millis, 10, 64)
 	at := time.UnixMilli(n).Add(-ahead)
-	if now := time.Now(); at.After(now) { // a host can choose any id
+	if now := time.Now(); at.After(now) { // a host can choose any id, even in the future
 		at = now
 	}
 	if err == nil && n > 0 && at.After(s.heard[host]) {

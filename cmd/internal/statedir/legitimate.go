@@ -14,8 +14,8 @@ import (
 	"scanwatch/store/history"
 )
 
-// RecentDays is the number of days for which accepted mail protects a client from an accidental
-// ban.
+// RecentDays is the number of days for which accepted mail protects a client from being banned by
+// mistake.
 const RecentDays = 90
 
 // maxNames is the maximum number of names that Legitimate stores for a network.
@@ -103,7 +103,7 @@ func (d *Dir) recorded(p netip.Prefix, exempt func(*store.Record) string, warn f
 		}
 		mails += int(rec.Counts.Mails)
 		logins += int(rec.Counts.AuthPass)
-		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // aggregates name no senders, so the number of domains is a lower bound
+		unnamed = unnamed || rec.Sessions > 0 && rec.Counts.Mails > 0 // aggregates name no senders, so there may be more domains
 		return rec.Steps(func(s *store.Step) bool {
 			switch {
 			case s.Kind == store.KindMail && s.Result == smtp.ResultOK && len(domains) < maxNames:

@@ -35,7 +35,7 @@ func (d *Dir) Mode() Mode {
 		m.Word = d.Settings.Mode.String()
 		m.Policy = m.Word
 	}
-	if h, _ := control.ReadHalt(d.Path); h.Active(d.Now()) { // on error, the filter observes as well
+	if h, _ := control.ReadHalt(d.Path); h.Active(d.Now()) { // on error, the filter also observes
 		m.Word, m.Halted, m.Until = rules.Observe.String(), true, h.Until
 	}
 	return m

@@ -16,8 +16,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestMode checks the mode when no filter is running. Unless the operator has stopped
-// enforcement, the configured mode must apply.
+// TestMode checks the mode while no filter is running. The mode must be the configured mode, unless
+// the operator has stopped enforcement.
 func TestMode(t *testing.T) {
 	for _, c := range []struct {
 		name, config, halt string
@@ -44,8 +44,8 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// TestLoss checks that a missing state.db is reported if the directory was in use, and
-// that a new state.db still reports the loss.
+// TestLoss checks that a missing state.db is reported if a filter has used the directory. A new
+// state.db must still report the loss.
 func TestLoss(t *testing.T) {
 	d := &Dir{Path: t.TempDir(), Now: clock}
 	if err := d.CheckState(); err != nil || d.Loss() != "" {

@@ -24,7 +24,7 @@ type Dir struct {
 	Path string
 	// Settings holds the configured settings. Zero values mean the defaults.
 	Settings rules.Settings
-	Config   string // configuration that Settings come from; empty if none
+	Config   string // configuration file from which Settings were read; "" without one
 	Now      func() time.Time
 	Own      []netip.Addr // addresses of this machine
 }
@@ -78,9 +78,9 @@ func (d *Dir) Open() (*Records, error) {
 	return r, err
 }
 
-// Written opens the records that are already on disk. The last few seconds' sessions and unfinished
-// aggregates are missing. Unlike Open, Written does not make the filter write its aggregates.
-// Aggregates written too often would save no space. The caller must call Close.
+// Written opens the records that are already on disk. Sessions of the last few seconds and
+// unfinished aggregates are missing. Unlike Open, Written does not make the filter write its
+// aggregates, which save space only if they are written rarely. The caller must call Close.
 func (d *Dir) Written() (*Records, error) {
 	lowerPriority()
 	if err := d.check(); err != nil {
@@ -174,14 +174,14 @@ func (d *Dir) CheckState() error {
 	if !store.StateMissing(d.Path) {
 		return nil
 	}
-	if d.flush() == nil { // a filter that has just started writes state.db now
+	if d.flush() == nil { // if so, a filter that has just started has now written state.db
 		return nil
 	}
 	return ErrNoState
 }
 
-// Loss describes a missing or recently lost state.db and the remedy, or returns "". A
-// running filter includes a recent loss in its status.
+// Loss describes a missing or recently lost state.db and the remedy, or returns "". The status of a
+// running filter also reports a recent loss.
 func (d *Dir) Loss() string {
 	if err := d.CheckState(); err != nil {
 		return err.Error()
@@ -204,7 +204,7 @@ func (d *Dir) Loss() string {
 // waits for the file, so the caller must close the State.
 func (d *Dir) OpenState(program string) (*memory.Memory, *store.State, error) {
 	m, now := memory.New(), d.Now()
-	limit := min(d.Limits().Budget/2, memory.AllBytes) // like the filter
+	limit := min(d.Limits().Budget/2, memory.AllBytes) // the same limit as in the filter
 	m.Limit(limit)
 	m.Follow()
 	m.Tick(now.UnixMicro())
@@ -249,8 +249,8 @@ func (d *Dir) Memory() (*memory.Memory, error) {
 	return m, failed
 }
 
-// Begin creates state.db in a directory that no filter has used. Otherwise, a filter that
-// found only imported records would conclude that state.db was lost.
+// Begin creates state.db in a directory that no filter has used. A filter that found imported
+// records without a state.db would report that state.db was lost.
 func (d *Dir) Begin(program string) error {
 	if store.Used(d.Path) {
 		return nil
@@ -260,8 +260,8 @@ func (d *Dir) Begin(program string) error {
 	return errors.Join(f.Flush(context.Background()), f.Close())
 }
 
-// flush asks a running filter to write its state to disk. A filter that has just started may
-// already have bans, but no state.db.
+// flush asks a running filter to write its state to disk. A filter that has just started may have
+// bans, but no state.db yet.
 func (d *Dir) flush() error {
 	client, err := control.Dial(d.Path)
 	if err != nil {

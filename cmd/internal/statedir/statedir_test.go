@@ -24,8 +24,8 @@ var now = time.Date(2026, 11, 2, 12, 0, 0, 0, time.UTC)
 
 func clock() time.Time { return now }
 
-// record records a session from src. The session delivers a message if sender is not
-// empty, and includes a login if user is not empty.
+// record records a session from src. If sender is not empty, the session delivers a message. If
+// user is not empty, it contains a login.
 func record(w *store.Writer, ago time.Duration, src, sender, user string) {
 	var steps []byte
 	r := &store.Record{Start: now.Add(-ago), End: now.Add(-ago), Src: netip.MustParseAddrPort(src + ":25")}
@@ -125,8 +125,8 @@ func TestLegitimate(t *testing.T) {
 	for p, want := range map[string]string{
 		"192.0.2.0/29":      "",
 		"198.51.100.0/25":   "",
-		"198.51.100.0/24":   "198.51.100.130 is a friend", // one of its hosts
-		"198.51.100.140/32": "198.51.100.140 is a friend", // never seen
+		"198.51.100.0/24":   "198.51.100.130 is a friend", // one of the hosts in the network
+		"198.51.100.140/32": "198.51.100.140 is a friend", // without any session
 		"192.0.2.9/32":      "192.0.2.9 is an address of this machine",
 		"127.0.0.0/8":       "it is this machine",
 		"10.1.0.0/16":       "its addresses are private",
@@ -143,7 +143,7 @@ func TestLegitimate(t *testing.T) {
 	}
 }
 
-// TestStartingFilter checks that a filter's bans are found before it has created
+// TestStartingFilter checks that a filter's bans are found even before the filter has created
 // state.db.
 func TestStartingFilter(t *testing.T) {
 	d := &Dir{Path: t.TempDir(), Now: clock}

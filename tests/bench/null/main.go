@@ -1,5 +1,5 @@
-// Null is a minimal filter for comparison, which answers every request with proceed.
-// Its arguments are registrations such as report|smtp-in|link-connect.
+// Null is a minimal filter for comparison. It answers every request with proceed. Its arguments are
+// registrations such as report|smtp-in|link-connect.
 package main
 
 import (
@@ -46,7 +46,7 @@ func main() {
 	}
 }
 
-// answer appends the answer to
+// answer appends the answer to a request, which has the form
 // filter|VERSION|TIME|smtp-in|PHASE|SESSION|TOKEN|...
 func answer(out, line []byte) []byte {
 	for range 5 {

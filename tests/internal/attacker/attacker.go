@@ -1,7 +1,7 @@
 //go:build linux
 
 // Package attacker plays a user who attacks root while root works in the user's directory. While a
-// program runs, the user keeps replacing files and directories with links to root's files.
+// program runs, the user repeatedly replaces files and directories with links to root's files.
 package attacker
 
 import (
@@ -100,17 +100,16 @@ func (s *Stage) look() string {
 	return b.String()
 }
 
-// During calls f while the user keeps swapping each name in Dir with a link to the corresponding
-// target. The call is repeated until names have been swapped during enough calls. None of root's
-// files may change.
+// During calls f repeatedly. At the same time, the user keeps replacing each name in Dir with a
+// link to the corresponding target, and back. The calls end when names have been replaced during
+// enough calls. None of root's files may change.
 func (s *Stage) During(rounds int, names, targets []string, f func()) {
 	s.T.Helper()
 	var stop atomic.Bool
 	var swaps atomic.Int64
 	done := make(chan error)
 	go func() {
-		// Only the current thread, which ends with the goroutine, has the user's
-		// rights.
+		// Only the current thread has the user's rights. The thread ends with the goroutine.
 		runtime.LockOSThread()
 		for _, call := range [][4]uintptr{
 			{unix.SYS_SETGROUPS, 0, 0, 0},
@@ -126,7 +125,7 @@ func (s *Stage) During(rounds int, names, targets []string, f func()) {
 			for i, name := range names {
 				path := filepath.Join(s.Dir, name)
 				decoy := filepath.Join(filepath.Dir(path), ".decoy-"+filepath.Base(name))
-				// Creating the link or swapping may fail, because the program renames and removes
+				// Creating or replacing the link may fail, because the program renames and removes
 				// files at the same time.
 				_ = os.Symlink(targets[i], decoy)
 				if unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, decoy, unix.RENAME_EXCHANGE) != nil &&
@@ -166,8 +165,8 @@ func (s *Stage) Unchanged() {
 	}
 }
 
-// Left returns a file in the user's directory that belongs to root, or "". Temporary
-// names are ignored.
+// Left returns the name of a file in the user's directory that belongs to root, or "". Temporary
+// files are ignored.
 func (s *Stage) Left() (name string) {
 	s.T.Helper()
 	s.Check(filepath.WalkDir(s.Dir, func(path string, d fs.DirEntry, err error) error {

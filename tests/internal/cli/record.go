@@ -33,7 +33,7 @@ type Record struct {
 
 type Finding struct{ Evidence, Organisation, By, Confidence string }
 
-// Evidence returns the tokens of all findings except early-talker, which depends on the
+// Evidence returns the tokens of all findings. It omits early-talker, which depends on the
 // machine's speed.
 func (r *Record) Evidence() (tokens []string) {
 	for _, f := range r.Findings {
@@ -82,8 +82,7 @@ func Banned(t *testing.T, dir string) (list []netip.Prefix) {
 	return list
 }
 
-// ParseAddr parses an address in any notation, and returns IPv4-mapped addresses as IPv4
-// addresses.
+// ParseAddr parses an address in any notation. It converts IPv4-mapped addresses to IPv4.
 func ParseAddr(s string) netip.Addr {
 	a, _ := netip.ParseAddr(strings.Trim(s, "[]"))
 	return a.Unmap()

@@ -20,7 +20,7 @@ type Guest struct {
 	Auth       bool // try AUTH although it is not offered
 }
 
-// GuestOf returns session number i, which depends only on its number.
+// GuestOf returns session number i. The session depends only on its number.
 func GuestOf(i, strangers int) Guest {
 	n := uint64(i)*0x9e3779b97f4a7c15 + 1
 	n ^= n >> 29
@@ -50,8 +50,8 @@ func GuestOf(i, strangers int) Guest {
 	return g
 }
 
-// Stream writes the lines that smtpd sends for g, whose session starts at the time at,
-// in microseconds. It returns the end of the session and the number of requests.
+// Stream writes the lines that smtpd sends for g. The session starts at the time at, in
+// microseconds. Stream returns the end of the session and the number of requests.
 func (g *Guest) Stream(w *bufio.Writer, at int64, asked map[string]bool) (end int64, requests int) {
 	report := func(format string, args ...any) {
 		at += 20_000

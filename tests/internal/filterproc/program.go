@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package filterproc runs the filter as a process and plays smtpd at the other end of its
-// standard input and output.
+// Package filterproc runs the filter as a process. The package acts as smtpd at the other end of
+// the filter's standard input and output.
 package filterproc
 
 import (
@@ -23,8 +23,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// Come plays the next session from src and returns the answer. If mail is set, a message
-// is accepted.
+// Come plays the next session from src and returns the answer. If mail is set, the session delivers
+// a message.
 func (p *Program) Come(session *int, src string, mail bool) string {
 	p.T.Helper()
 	*session++
@@ -39,7 +39,7 @@ func (p *Program) Come(session *int, src string, mail bool) string {
 	return answer
 }
 
-// Visit plays n sessions and fails the test if an answer is wrong. The time limit of go test bounds
+// Visit plays n sessions, and fails the test if an answer is wrong. The time limit of go test ends
 // the wait for answers.
 func (p *Program) Visit(v *Visits, n int) {
 	p.T.Helper()
@@ -97,7 +97,7 @@ func AnonymousMemory(t *testing.T, pid int) int64 {
 	return n << 10
 }
 
-// Exchange sends text while reading n answers, like smtpd.
+// Exchange sends text and reads n answers at the same time, as smtpd does.
 func (p *Program) Exchange(text string, n int) {
 	p.T.Helper()
 	sent := make(chan error, 1)
@@ -115,7 +115,7 @@ func (p *Program) Exchange(text string, n int) {
 	}
 }
 
-// A Program is a running filter, for which the test plays smtpd.
+// A Program is a running filter. The test acts as its smtpd.
 type Program struct {
 	T      *testing.T
 	Cmd    *exec.Cmd

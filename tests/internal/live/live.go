@@ -31,7 +31,7 @@ func FilterAskedInAllPhases() smtpd.Filter {
 	return smtpd.Through(smtpd.Bin("teefilter"), Filter(), "", AllPhases...)
 }
 
-// Start starts a server whose DNS has the scenarios' host names. The server stops when
+// Start starts a server. Its DNS contains the host names of the scenarios. The server stops when
 // the test ends.
 func Start(t *testing.T, o smtpd.Options) *smtpd.Server {
 	t.Helper()

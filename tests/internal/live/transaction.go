@@ -9,8 +9,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// Transaction sends recipients in one transaction, and returns how many were accepted
-// (ok) and rejected (refused). The error is the reply that ended the session.
+// Transaction sends recipients in one transaction. ok is the number of accepted recipients, and
+// refused is the number of rejected ones. The error is the reply that ended the session.
 func Transaction(s *smtpd.Server, from, sender string, to []string, data bool) (ok, refused int, err error) {
 	c, err := s.Dial(from, smtpd.PortMX)
 	if err != nil {

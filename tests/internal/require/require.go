@@ -1,4 +1,4 @@
-// Package require ends tests that the environment does not support.
+// Package require skips tests that cannot run in the current environment.
 package require
 
 import (

@@ -56,8 +56,8 @@ func (c *Client) Send(data string) error {
 	return nil
 }
 
-// ReadReply reads a reply, which may have several lines. The error is io.EOF if the
-// server closes the connection.
+// ReadReply reads a reply, which may consist of several lines. If the server closes the connection,
+// the error is io.EOF.
 func (c *Client) ReadReply() (Reply, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return Reply{}, err
@@ -88,8 +88,8 @@ func (c *Client) ReadReply() (Reply, error) {
 	}
 }
 
-// Nagle allows the kernel to delay a short segment until the server has acknowledged the
-// previous one (RFC 1122 section 4.2.3.4). Go disables such delays by default.
+// Nagle allows the kernel to delay a short segment until the server has acknowledged the previous
+// segment (RFC 1122 section 4.2.3.4). Go disables these delays by default.
 func (c *Client) Nagle() error { return c.tcp.SetNoDelay(false) }
 
 // CmdInTwo sends the line and its CR LF in separate writes, and reads the reply.
@@ -109,7 +109,7 @@ func (c *Client) Cmd(line string) (Reply, error) {
 }
 
 // Drain reads and returns data until the server closes the connection. A reset is not an error,
-// because a server that closes a connection with unread input causes one.
+// because it occurs when a server closes a connection with unread input.
 func (c *Client) Drain() (string, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return "", err
@@ -169,7 +169,7 @@ func (c *Client) Reset() error {
 }
 
 // A Dialogue records the data exchanged over a connection, without TLS. Consecutive data in one
-// direction forms a single Part, no matter how the data were segmented.
+// direction are one Part, even if they were sent in several segments.
 type Dialogue []Part
 
 // A Part is data sent by one side.

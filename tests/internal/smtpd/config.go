@@ -55,9 +55,9 @@ func (f Filter) name() string {
 // Program returns the path of a filter's program inside the root.
 func Program(file string) string { return path.Join(binDir, filepath.Base(file)) }
 
-// Through inserts teefilter (see tests/teefilter) between smtpd and f. teefilter
-// registers for the given phases as well as f's. If tee is a path inside the root, such
-// as [StateDir], teefilter copies both streams there.
+// Through inserts teefilter (see tests/teefilter) between smtpd and f. teefilter registers for f's
+// phases and for the given phases. If tee is a path inside the root, such as [StateDir], teefilter
+// copies both streams there.
 func Through(teefilter string, f Filter, tee string, phases ...string) Filter {
 	args := []string{"-phases", strings.Join(phases, ",")}
 	if tee != "" {

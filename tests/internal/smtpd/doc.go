@@ -1,10 +1,10 @@
 // Package smtpd runs real OpenSMTPD servers for tests and for the demo. Clients send and
 // receive raw bytes.
 //
-// Each version has its own Debian root, created by tests/roots.sh. The servers and their
-// clients share a network namespace in which every address is local, so that clients can
-// use any IPv4 or IPv6 address. A small DNS server answers for the hosts used by the
-// test. No packets leave the namespace, and nothing remains when the program ends.
+// Each version has its own Debian root, created by tests/roots.sh. The servers and their clients
+// share a network namespace in which every address is local. Clients can therefore use any IPv4 or
+// IPv6 address. A small DNS server answers queries about the test's hosts. No packets leave the
+// namespace, and the namespace is removed when the program ends.
 //
 // An example of a test:
 //

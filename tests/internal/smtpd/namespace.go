@@ -38,18 +38,17 @@ func networkNamespace() string {
 	return ns
 }
 
-// inside reports whether the program is running in the namespace. It compares the variable with
-// the current network namespace, so that an accidentally exported variable does not make the
+// inside reports whether the program is running in the namespace. It compares the variable with the
+// current network namespace. A variable that was exported by accident therefore never makes the
 // tests change the machine's network.
 func inside() bool {
 	outside := os.Getenv(envOutside)
 	return outside != "" && outside != networkNamespace()
 }
 
-// Enter moves the running program into new mount, network and UTS namespaces. The program
-// must call Enter first, because it is restarted under the same process id. After Enter
-// returns nil, the network is up, and all IPv4 and IPv6 addresses are local. Enter
-// requires root.
+// Enter moves the running program into new mount, network and UTS namespaces. The program must call
+// Enter first, because Enter restarts it under the same process id. After Enter returns nil, the
+// network is up, and all IPv4 and IPv6 addresses are local. Enter requires root.
 func Enter() error {
 	if inside() {
 		return setUp()
@@ -67,7 +66,7 @@ func Enter() error {
 	if err := os.Setenv(envOutside, networkNamespace()); err != nil {
 		return err
 	}
-	defer os.Unsetenv(envOutside) // only on failure
+	defer os.Unsetenv(envOutside) // only reached on failure
 	// unshare(2) moves only the calling thread. execve(2) ends all other threads, and the
 	// new program runs in the calling thread's namespaces.
 	runtime.LockOSThread()
@@ -75,7 +74,8 @@ func Enter() error {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("make namespaces: %w", err)
 	}
-	// The thread stays locked, because no other goroutine may use it. Any error is therefore final.
+	// The thread remains locked, because no other goroutine may use it. After an error, Enter
+	// cannot be repeated.
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -104,7 +104,7 @@ func setUp() error {
 // [Bin], enters the namespace and runs the tests. If Enter fails, Main logs the error and
 // runs the tests anyway. [Require] then skips or fails each test that needs a server.
 func Main(m *testing.M, packages ...string) {
-	// Build before entering the namespace, where modules cannot be downloaded.
+	// Build before entering the namespace, because modules cannot be downloaded inside it.
 	if !inside() {
 		if err := build(packages); err != nil {
 			fmt.Fprintln(os.Stderr, "smtpd:", err)

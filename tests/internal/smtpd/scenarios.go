@@ -39,8 +39,8 @@ const (
 const GuessUser = "office"
 
 // Secrets returns every form in which scenarios send passwords: unencoded, in base64 for AUTH
-// LOGIN, or combined with the user for AUTH PLAIN (RFC 4616). Tests fail if a password appears in
-// any of these forms in a file or output.
+// LOGIN, or together with the user for AUTH PLAIN (RFC 4616). Tests fail if any of these forms
+// appears in a file or in output.
 func Secrets() []string {
 	var list []string
 	for _, a := range append(slices.Clone(Accounts),
@@ -61,7 +61,7 @@ func plain(a Account) string { return encode("\x00" + a.User + "\x00" + a.Passwo
 const UserAgent = "User-Agent: Expanse, a Palo Alto Networks company, searches across the global IPv4 space multiple times per day to identify customers' presences on the Internet. " +
 	"If you would like to be excluded from our scans, please send IP addresses/domains to: scaninfo@paloaltonetworks.com"
 
-// A Scenario shows typical behaviour by remote hosts.
+// A Scenario shows typical behaviour of remote hosts.
 type Scenario struct {
 	Name     string
 	About    string // description to show to users
@@ -158,8 +158,7 @@ func sends(data string) step {
 	return func(c *Client) error { return c.Send(data) }
 }
 
-// closed returns a step that expects a reply containing text, after which the connection
-// is closed.
+// closed returns a step that expects a reply containing text, and then the end of the connection.
 func closed(text string) step {
 	return func(c *Client) error {
 		got, err := c.Drain()
@@ -173,7 +172,7 @@ func closed(text string) step {
 	}
 }
 
-// hangsUp closes the connection for sending and waits until the server closes it too.
+// hangsUp closes the connection for sending, and waits until the server closes the connection.
 func hangsUp(c *Client) error {
 	if err := c.CloseWrite(); err != nil {
 		return err
@@ -246,8 +245,8 @@ func guesses(password string) step {
 	)
 }
 
-// guessesBlindly returns a step that tries a password although AUTH is not offered, like
-// bots that ignore replies.
+// guessesBlindly returns a step that tries a password although the server does not offer AUTH, as
+// bots that ignore replies do.
 func guessesBlindly(password string) step {
 	return script(
 		says(503, "AUTH LOGIN"),
@@ -266,15 +265,15 @@ func submission(steps ...step) []Session {
 	}, steps...)...)}}
 }
 
-// clientHello is the start of a TLS connection, which scanners send to any port.
-// It consists of record and handshake headers, version, random, no session and one
-// cipher suite. It contains no LF, because smtpd reads lines.
+// clientHello is the start of a TLS connection, which scanners send to any port. The string
+// consists of the record and handshake headers, the version, a random number, no session, and one
+// cipher suite. The string contains no LF, because smtpd reads lines.
 const clientHello = "\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" +
 	"\x9b\x1c\x7e\x52\x88\x31\xd4\xaf\x60\x05\xf3\x2e\xc1\x77\x19\xb0\x44\xe8\x5d\x93\x26\xfa\x68\x0c\xa7\x3b\xde\x81\x15\x4f\xc2\x99" +
 	"\x00\x00\x02\xc0\x2f\x01\x00\x00\x00"
 
-// Scenarios lists sessions that real hosts have played. Addresses and names are invented unless a
-// scenario depends on real ones.
+// Scenarios lists sessions of real hosts. Addresses and names are invented unless a scenario
+// depends on the real ones.
 var Scenarios = []Scenario{
 	{
 		Name: "good-mail", About: "ordinary mail to two recipients",

@@ -26,7 +26,7 @@ import (
 const RelayDomain = "sink.example"
 
 const (
-	patience = 90 * time.Second // time limit for each step of a server or client, reached only on failure
+	patience = 90 * time.Second // time limit for each step of a server or client; reached only on failure
 	pollStep = 5 * time.Millisecond
 )
 
@@ -34,10 +34,10 @@ const (
 type Options struct {
 	Version Version
 
-	// Dir is the server's directory on this machine. The server also sees mounts in Dir.
-	// All users must be able to enter Dir. A later server with the same Dir continues
-	// with the filter's state. By default, Dir is a temporary directory that Stop
-	// removes.
+	// Dir is the server's directory on this machine. File systems that are mounted below Dir are
+	// also mounted in the server's root. All users must be able to enter Dir. A later server with
+	// the same Dir continues with the filter's state. By default, Dir is a temporary directory that
+	// Stop removes.
 	Dir string
 
 	Filters  []Filter // in the order of the chain; may be empty
@@ -48,11 +48,11 @@ type Options struct {
 	Prelude  string   // lines for smtpd.conf, before the filters
 	Preload  string   // library on this machine that smtpd preloads
 	Relay    string   // where mail for RelayDomain goes, such as smtp://127.0.0.1:2600
-	Syslog   bool     // log with syslog(3); the log looks like a syslog daemon's
+	Syslog   bool     // log with syslog(3); the log then has the format of a syslog daemon
 
-	// Ready changes how Start waits. With Ready, Start waits until smtpd is listening and
-	// Ready returns true. Otherwise, Start connects once from 127.0.0.1 and waits for the
-	// greeting, and the filters record that session.
+	// Ready changes how Start waits. If Ready is set, Start waits until smtpd is listening and
+	// Ready returns true. Otherwise, Start connects once from 127.0.0.1 and waits for the greeting.
+	// The filters record this connection as a session.
 	Ready func() bool
 }
 
@@ -206,7 +206,7 @@ func (s *Server) fill(o Options) error {
 		if err := os.MkdirAll(path, dir.mode); err != nil {
 			return err
 		}
-		if err := os.Chmod(path, dir.mode); err != nil { // independently of the umask
+		if err := os.Chmod(path, dir.mode); err != nil { // regardless of the umask
 			return err
 		}
 		if err := os.Chown(path, dir.owner[0], dir.owner[1]); err != nil {
@@ -218,7 +218,7 @@ func (s *Server) fill(o Options) error {
 		{"users", []byte(users.String()), 0o644},
 		{"credentials", nil, 0o640},
 		{"tls/cert.pem", cert, 0o644},
-		{"tls/key.pem", key, 0o600}, // required by smtpd
+		{"tls/key.pem", key, 0o600}, // the mode that smtpd requires
 		{"etc/hosts", []byte("127.0.0.1 localhost\n::1 localhost\n"), 0o644},
 		{"etc/resolv.conf", []byte("nameserver 127.0.0.1\n"), 0o644},
 		{"etc/mailname", []byte(HostName + "\n"), 0o644},
@@ -248,7 +248,7 @@ func (s *Server) fill(o Options) error {
 	}
 	for _, f := range files {
 		path := filepath.Join(s.Dir, f.name)
-		// Create a new file, because a program that is still running cannot be
+		// Create a new file, because the file of a program that is still running cannot be
 		// overwritten.
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -368,8 +368,8 @@ func (s *Server) run() error {
 		s.cmd.Env = append(s.cmd.Env, "LD_PRELOAD="+s.preload)
 	}
 	s.cmd.SysProcAttr.Setpgid = true
-	// The kernel kills smtpd when this program dies. It sends the signal when the thread that
-	// started smtpd ends, so the thread must be locked.
+	// The kernel must kill smtpd when this program dies. The kernel sends the signal when the
+	// thread that started smtpd ends, so the thread must be locked.
 	s.cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	s.ended = make(chan struct{})
 	started := make(chan error)
@@ -398,8 +398,8 @@ func (s *Server) ready(o Options) error {
 	if o.Ready != nil {
 		return s.Eventually("the filter is ready", o.Ready)
 	}
-	// Connect and read the greeting. smtpd is already listening before the filters have
-	// registered, but sends no greeting until then.
+	// Connect and read the greeting. smtpd listens earlier, but sends no greeting until the filters
+	// have registered.
 	c, err := s.Dial("127.0.0.1", PortMX)
 	if err != nil {
 		return err
@@ -445,7 +445,7 @@ func listening(ports []int) bool {
 func (s *Server) Eventually(what string, cond func() bool) error {
 	deadline := time.Now().Add(patience)
 	for {
-		alive := s.Alive() // check first, because cond may become true just before smtpd exits
+		alive := s.Alive() // check first, because smtpd may exit just after cond has become true
 		switch {
 		case cond():
 			return nil
@@ -515,9 +515,9 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 	return nil
 }
 
-// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1, and
-// must not be one of the server's addresses. Loopback addresses reach the server on loopback, and
-// all others reach it on Addr4 or Addr6. smtpd queues five connections, and further concurrent
+// Dial connects to a port of the server. from is the client's address, by default 127.0.0.1. This
+// address must not be one of the server's addresses. Loopback addresses connect to the server on
+// loopback, and all others to Addr4 or Addr6. smtpd queues five connections, and further concurrent
 // connections must wait for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
 	if from == "" {
@@ -565,9 +565,9 @@ func bindAnywhere(network, _ string, conn syscall.RawConn) error {
 	return err
 }
 
-// Stop stops the server and waits until smtpd and the filters exit. It returns an error
-// if smtpd exited earlier (ErrEnded), exits with an error, or leaves a process running,
-// which is then killed. A second Stop does nothing.
+// Stop stops the server and waits until smtpd and the filters exit. It returns an error if smtpd
+// exited earlier (ErrEnded), exits with an error, or leaves a process running. Stop kills such a
+// process. A second call does nothing.
 func (s *Server) Stop() error {
 	if s.released {
 		return nil
@@ -598,7 +598,7 @@ func (s *Server) terminate() error {
 	return nil
 }
 
-// release waits for the processes in the root and undoes the changes made by Start.
+// release waits for the processes in the root, and undoes the changes that Start has made.
 func (s *Server) release() error {
 	s.released = true
 	err := s.reap()
@@ -618,15 +618,15 @@ func (s *Server) release() error {
 			err = errors.Join(err, f.Close())
 		}
 	}
-	// Do not remove the directory while it has mounts, because the mounted files belong
-	// to the root.
+	// Do not remove the directory while file systems are mounted in it, because the mounted files
+	// belong to the root.
 	if s.temporary && err == nil {
 		err = os.RemoveAll(s.Dir)
 	}
 	return err
 }
 
-// reap waits for the filters and smtpd's other children, which exit soon after smtpd.
+// reap waits for the filters and other child processes of smtpd, which exit soon after smtpd.
 // Processes that do not exit are killed.
 func (s *Server) reap() error {
 	deadline := time.Now().Add(patience)
@@ -717,7 +717,7 @@ func (s *Server) FilterPIDs() ([]int, error) {
 	return pids, nil
 }
 
-// KillFilter kills the first filter's process group with SIGKILL, and waits until smtpd exits as a
+// KillFilter kills the first filter's process group with SIGKILL. It waits until smtpd exits as a
 // result.
 func (s *Server) KillFilter() error {
 	pids, err := s.FilterPIDs()

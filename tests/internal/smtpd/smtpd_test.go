@@ -91,8 +91,8 @@ func playAll(t *testing.T, s *Server) map[string]string {
 	return said
 }
 
-// TestScenarios checks that every scenario produces the same dialogue with and without a
-// filter. The filter must see every session in full, with the names in the table.
+// TestScenarios checks that every scenario produces the same dialogue with and without a filter.
+// The filter must receive every complete session, with the names in the table.
 func TestScenarios(t *testing.T) {
 	eachVersion(t, func(t *testing.T, v Version) {
 		bare := mustStart(t, Options{Version: v, Hosts: Hosts()})
@@ -115,7 +115,7 @@ func TestScenarios(t *testing.T) {
 		if len(got) != len(want) {
 			t.Errorf("%d dialogues with the filter, %d without", len(got), len(want))
 		}
-		waitDisconnects(t, s, "events", 1+len(got)) // 1 for Start's own session
+		waitDisconnects(t, s, "events", 1+len(got)) // 1 for the session of Start
 		if err := s.Stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -162,8 +162,8 @@ func TestScenarios(t *testing.T) {
 	})
 }
 
-// checkSecrets checks that the scenarios really send each password in a form that Secrets
-// returns. Otherwise, searching for passwords would prove nothing.
+// checkSecrets checks that the scenarios really send each password in a form that Secrets returns.
+// Otherwise, a search for passwords would prove nothing.
 func checkSecrets(t *testing.T, dialogues map[string]string) {
 	t.Helper()
 	var all strings.Builder
@@ -323,7 +323,7 @@ func TestKillFilter(t *testing.T) {
 		if !s.Alive() {
 			t.Fatal("not alive after Start")
 		}
-		waitDisconnects(t, s, "events", 1) // Start's own session: lines that the filter has not read are lost when it is killed
+		waitDisconnects(t, s, "events", 1) // the session of Start: lines that the filter has not read are lost when it is killed
 		if err := s.KillFilter(); err != nil {
 			t.Fatalf("%v\n%s", err, s.Log())
 		}
@@ -425,7 +425,7 @@ func TestStartFails(t *testing.T) {
 			}
 		})
 	}
-	// Failed starts must not affect the next one.
+	// Failed starts must not affect the next start.
 	mustStart(t, Options{Version: v})
 }
 

@@ -11,16 +11,16 @@ import (
 	"os"
 )
 
-// A syslogd receives syslog(3) messages and writes lines like a syslog daemon. In these
-// lines, the host name follows the time, and the priority is omitted.
+// A syslogd receives syslog(3) messages and writes them in the format of a syslog daemon: the host
+// name follows the time, and the priority is omitted.
 type syslogd struct {
 	conn net.PacketConn
 	path string
 	done chan error
 }
 
-// startSyslog listens on a socket, replacing any stale socket, because the caller holds
-// the lock for the root.
+// startSyslog listens on a socket. It replaces any existing socket, which must be stale, because
+// the caller holds the lock for the root.
 func startSyslog(path string, w io.Writer) (*syslogd, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -62,7 +62,7 @@ func (s *syslogd) receive(w io.Writer) error {
 // Close removes the socket and returns the receiver's error.
 func (s *syslogd) Close() error { return errors.Join(s.conn.Close(), <-s.done, remove(s.path)) }
 
-// remove removes a file, which need not exist.
+// remove removes a file if it exists.
 func remove(path string) error {
 	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -7,17 +7,17 @@ import (
 	"path/filepath"
 )
 
-// EnvTrace names the environment variable with a directory for traces. If it is set, the
-// programs of [Bin] run under strace(1), which writes the system calls of each process to
-// a file in the directory. See tests/promises.
+// EnvTrace is the name of an environment variable that contains a directory for traces. If it is
+// set, the programs of [Bin] run under strace(1), which writes the system calls of each process to
+// a file in that directory. See tests/promises.
 const EnvTrace = "SCANWATCH_TRACE"
 
-// untraced lists system calls that are frequent and that every process may use. Tracing
-// them would make the programs several times slower.
+// untraced lists frequent system calls that every process may use. Tracing these would make the
+// programs several times slower.
 const untraced = "!read,write,futex,epoll_pwait,nanosleep,madvise,mmap,munmap,rt_sigprocmask,rt_sigreturn,sched_yield,tgkill,getpid,gettid,pread64,pwrite64"
 
-// trace replaces each program in the directory with a script that runs the program under
-// strace. The process ID and signals remain those of the program.
+// trace replaces each program in the directory with a script that runs the program under strace.
+// The program keeps its process ID and receives its signals.
 func trace(programs, traces string) error {
 	entries, err := os.ReadDir(programs)
 	if err != nil {

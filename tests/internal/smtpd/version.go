@@ -29,8 +29,8 @@ var Versions = []Version{
 // Newest returns the newest version.
 func Newest() Version { return Versions[len(Versions)-1] }
 
-// Matrix returns the versions for a test that is partly covered by the core scenario: all
-// versions with the build tag long, and otherwise only the newest.
+// Matrix returns the versions for a test that the core scenario partly covers: all versions with
+// the build tag long, and otherwise only the newest.
 func Matrix() []Version {
 	if Long {
 		return Versions
@@ -51,8 +51,8 @@ func (v Version) dir() string { return RootDir(v.Root) }
 // RootDir returns the directory of a root; see tests/roots.sh.
 func RootDir(root string) string { return filepath.Join(rootsDir(), root) }
 
-// Check returns an error if v cannot run because the program is outside the namespace or
-// v's root is missing.
+// Check returns an error if v cannot run, because the program is outside the namespace or v's root
+// is missing.
 func Check(v Version) error {
 	if !inside() {
 		return errors.New("not in a separate namespace: call smtpd.Main or smtpd.Enter first (needs root)")

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Far delays data by rtt/2 in each direction, but does not delay the opening of the
-// connection. It does not use netem, which a test machine's kernel may lack.
+// Far delays data by rtt/2 in each direction. It does not delay the start of the connection. It
+// does not use netem, which may be missing from a test machine's kernel.
 func (c *Client) Far(rtt time.Duration) {
 	if rtt == 0 {
 		return
@@ -28,22 +28,22 @@ type way struct {
 	rest       parcel
 }
 
-// A parcel is delayed data.
+// A parcel is a piece of delayed data.
 type parcel struct {
 	due  time.Time
 	data []byte
 	err  error
 }
 
-// send writes the parcels. It returns when the connection is closed, or when nothing
-// has been written within a client's time limit.
+// send writes the parcels. It returns when the connection is closed, or when no data was written
+// within the time limit of a client.
 func (p *way) send() {
 	idle := time.NewTimer(patience)
 	defer idle.Stop()
 	for {
 		select {
 		case one := <-p.sent:
-			time.Sleep(time.Until(one.due)) // simulate the delay
+			time.Sleep(time.Until(one.due)) // the delay
 			if _, err := p.Conn.Write(one.data); err != nil {
 				return
 			}

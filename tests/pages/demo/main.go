@@ -1,5 +1,5 @@
 // Demo writes the state directory of a filter that has run for four weeks. The records contain
-// legitimate mail and attacks from tests/month. It also writes a configuration and a database of
+// legitimate mail and attacks from tests/month. Demo also writes a configuration and a database of
 // networks. The screenshot in README.md shows these data.
 package main
 
@@ -96,8 +96,8 @@ func play(state, mode string, now time.Time) error {
 	return errors.Join(records.Flush(context.Background()), records.Close(), file.Flush(context.Background()), file.Close())
 }
 
-// owners lists invented owners of the month's networks. The third byte of an address determines the
-// owner.
+// owners lists invented owners of the networks in the month. The third byte of an address
+// determines the owner.
 var owners = []struct {
 	first, last int
 	as          uint32
@@ -135,7 +135,7 @@ func networks() ([]byte, error) {
 	return []byte(b.String()), err
 }
 
-// shrink writes a PNG file to standard output with only the 256 most frequent colours.
+// shrink reduces a PNG file to its 256 most frequent colours, and writes it to standard output.
 func shrink(name string) error {
 	in, err := os.Open(name)
 	if err != nil {
