@@ -262,7 +262,7 @@ func banRows() []statement {
 				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
 			}
 		})},
-		{"Bans", "The same applies to Teredo and to NAT64 with a prefix in 64:ff9b:1::/48", under(trial("1h"), func(s *Server) {
+		{"Bans", "The same applies to Teredo addresses, and to NAT64 addresses in 64:ff9b:1::/48", under(trial("1h"), func(s *Server) {
 			s.offend(bare("2001:0:4136:e378:8000:63bf:3fff:1", "x.example"))
 			s.offend(bare("64:ff9b:1::cb00:7101", "x.example"))
 			for addr, want := range map[string]bool{"2001:0:4136:e378:8000:63bf:3fff:1": true, "2001:0:4136:e378:8000:63bf:3fff:2": false, "64:ff9b:1::cb00:7101": true, "64:ff9b:1::cb00:7102": false} {
@@ -326,7 +326,7 @@ func banRows() []statement {
 			c.Quit()
 			s.Bans(unnamed1, hour)
 		})...)},
-		{"Bans", "If most of a session's recipients exist, it does not count as an offence", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "If most of a session's recipients exist, the session is not an offence", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.History(partner, 4, day)
 			s.Deliver(partner, "joe@partner.example", slices.Concat(mailboxes[:10], former(9))...)
 			s.Check(s.standing(partner).Offence.IsZero(), "a list is an offence")
