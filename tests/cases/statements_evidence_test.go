@@ -67,7 +67,7 @@ func thresholdRows() []statement {
 			s.probe("jobs", 5, 0, manner{Null: true})
 			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
 		})},
-		{"thresholds", "The mailbox may be new, so a client with its own proven name may try each pair of sender and recipient once in 30 days without causing this evidence. All hosts of a domain together may try such mailboxes at most five times a day. This exception does not apply to a session with another unknown recipient", seen(freeAsks)},
+		{"thresholds", "The mailbox may be new, so a client with its own proven name may try each pair of sender and recipient once in 30 days without causing this evidence. All hosts of a domain together may try such mailboxes at most five times a day. The exception for proven names does not apply to a session with another unknown recipient", seen(freeAsks)},
 		{"thresholds", "The first command arrived within 1 ms of the server's greeting. All later commands arrived at least 15 ms after the previous reply, so the client must have sent the first command before the greeting", seen(func(s *Server) {
 			for i, tt := range []struct {
 				pace  []float64
