@@ -250,7 +250,7 @@ func harvestRows() []statement {
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "medium")
 			s.Evidence(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest", "medium")
 		})},
-		{"thresholds", "The first two thresholds are doubled for known clients", seen(func(s *Server) {
+		{"thresholds", "The thresholds named all and share are doubled for known clients", seen(func(s *Server) {
 			s.History(partner, 2, day)
 			s.None(ask(s, partner, 9), "harvest")
 			s.None(ask(s, partner, 19, "alice"), "harvest")
@@ -429,7 +429,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "member0"), "auth-spray", "high")
 		})},
-		{"thresholds", "At such an address, three other users are enough if each has failed 20 times. If more than three users have logged in there, that number of other users is needed", seen(func(s *Server) {
+		{"thresholds", "At an address with logins, failures of three other users are enough if each user has failed 20 times. If more than three users have logged in from an address, that number of other users is needed", seen(func(s *Server) {
 			for i, tt := range []struct{ logins, most int }{{1, 3}, {3, 3}, {5, 5}} {
 				h := laptop(at("203.0.113.%d", 10+i))
 				for j := range tt.logins {
@@ -442,7 +442,7 @@ func loginRows() []statement {
 				s.Evidence(s.guessAs(h, "another", 1), "auth-spray", "high")
 			}
 		})},
-		{"thresholds", "After a ban of such an address, counting starts again", play(func(s *Server) {
+		{"thresholds", "After a ban of an address with logins, counting starts again", play(func(s *Server) {
 			h := laptop("203.0.113.10")
 			s.Login(h, "alice", 0, true)
 			for _, d := range []time.Duration{10 * minute, hour, day} {

@@ -299,7 +299,7 @@ func banRows() []statement {
 				s.Wait(2 * day)
 			}
 		})},
-		{"Bans", "A session with an accepted recipient does not cause such a ban, because old mailing lists also have recipients that do not exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "If a session has an accepted recipient, a rule about recipients does not ban the session's source, because old mailing lists also have recipients that do not exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.Earlier()
 			s.Deliver(named1, "joe@x.example", append(former(9), "alice")...)
 			s.Bans(named1, 0)
