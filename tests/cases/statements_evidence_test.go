@@ -413,7 +413,7 @@ func loginRows() []statement {
 				s.Evidence(s.Guess(h, "another"), "auth-spray", "high")
 			}
 		})},
-		{"thresholds", "The last 32 users who have logged in from an address do not count there, however often they fail", seen(func(s *Server) {
+		{"thresholds", "The last 32 users who have logged in from an address do not count at this address, however often they fail", seen(func(s *Server) {
 			h := laptop("203.0.113.10")
 			for i := range 33 {
 				s.Login(h, at("member%d", i), 0, true)
