@@ -16,7 +16,7 @@ version=$(sed -n '1s/.*(\(.*\)).*/\1/p' $from/changelog)
 }
 SOURCE_DATE_EPOCH=$(date -d "$(sed -n '/^ -- /{s/.*>  //p;q;}' $from/changelog)" +%s)
 export SOURCE_DATE_EPOCH LC_ALL=C
-# The programs may be built for another architecture than that of this system.
+# The programs may be built for a different architecture than this system's.
 arch=$(${GO:-go} version -m scanwatch | sed -n 's/.*[[:space:]]GOARCH=//p')
 case $arch in
 386) arch=i386 ;;

@@ -19,7 +19,7 @@ root=$($GO env GOROOT)
 [ -e "$root/LICENSE" ] || root=$(echo "$packages" | sed -n 's,^golang.org/x/sys golang.org/x/sys/unix \(.*\)/unix$,\1,p')
 files "$root" | sed 's/^/Go /'
 
-# A licence may apply to a part of a module: search the directories from each
+# A licence may apply to only part of a module: search the directories from each
 # package up to the top of its module.
 echo "$packages" | while read -r module package dir; do
 	top=${dir%"${package#"$module"}"}

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Build a software bill of materials for each program, in the directory dist: the
-# modules and the Go in the program, in the format CycloneDX.
+# Build a software bill of materials for each program, in the directory dist. It lists
+# the program's modules and Go version in the format CycloneDX.
 #
 #	packaging/sbom.sh VERSION CYCLONEDX
 #
 # Run it in the top directory after make. CYCLONEDX is a version of cyclonedx-gomod.
-# Its detection of licences is off, because some results are wrong.
+# Licence detection is disabled, because some of its results are wrong.
 set -eu
 : "${GO:=go}"
 

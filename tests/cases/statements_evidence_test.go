@@ -67,7 +67,7 @@ func thresholdRows() []statement {
 			s.probe("jobs", 5, 0, manner{Null: true})
 			s.None(s.Ask(unnamed1, manner{}, ours("jobs")...), "probed-recipient")
 		})},
-		{"thresholds", "The mailbox may be new, so a client with its own proven name may try each pair of sender and recipient once in 30 days without causing this evidence. All hosts of a domain together may try such mailboxes at most five times a day. This exception does not apply to a session with another unknown recipient", seen(freeAsks)},
+		{"thresholds", "The mailbox may be new, so a client with its own proven name may try each pair of sender and recipient once in 30 days without causing this evidence. All hosts of a domain together may try such mailboxes at most five times a day. The exception for proven names does not apply to a session with another unknown recipient", seen(freeAsks)},
 		{"thresholds", "The first command arrived within 1 ms of the server's greeting. All later commands arrived at least 15 ms after the previous reply, so the client must have sent the first command before the greeting", seen(func(s *Server) {
 			for i, tt := range []struct {
 				pace  []float64
@@ -224,7 +224,7 @@ func harvestRows() []statement {
 			s.None(s.Ask(unnamed1, manner{}, ours("x", "x", "y", "y", "z", "z")...), "harvest")
 			s.None(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest")
 		})},
-		{"thresholds", "The session has ten unknown recipients, at least three quarters of all its recipients", seen(func(s *Server) {
+		{"thresholds", "The session has ten unknown recipients, and they are at least three quarters of all its recipients", seen(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
 			s.Evidence(ask(s, unnamed1, 10, "alice", "bob", "carol"), "harvest", "high")
@@ -232,14 +232,14 @@ func harvestRows() []statement {
 			s.None(ask(s, unnamed1, 11, "alice", "bob", "carol", "dave"), "harvest")
 			s.Evidence(ask(s, unnamed1, 12, "alice", "bob", "carol", "dave"), "harvest", "high")
 		})},
-		{"thresholds", "If recipients rejected by rules are needed for the threshold, the confidence is low", play(func(s *Server) {
+		{"thresholds", "If the threshold is reached only with recipients that rules rejected, the confidence is low", play(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")
 			s.Wait(2 * day)
 			s.Evidence(ask(s, unnamed1, 10, "alice"), "harvest", "low")
 			s.Bans(unnamed1, 0)
 		})},
-		{"thresholds", "A transaction with the null sender has three unknown recipients, whereas a bounce has only one recipient", seen(func(s *Server) {
+		{"thresholds", "A transaction with the null sender has three unknown recipients. A real bounce has only one recipient", seen(func(s *Server) {
 			s.Earlier()
 			s.None(s.Ask(unnamed1, manner{Null: true}, simulate.Words("a", 0, 2)...), "harvest")
 			s.Evidence(s.Ask(unnamed1, manner{Null: true}, simulate.Words("b", 0, 3)...), "harvest", "high")
@@ -250,7 +250,7 @@ func harvestRows() []statement {
 			s.Evidence(ask(s, unnamed1, 5), "harvest", "medium")
 			s.Evidence(s.Separate(unnamed1, []string{"a@x.example", "b@x.example"}, invented(5)...), "harvest", "medium")
 		})},
-		{"thresholds", "The first two thresholds are doubled for known clients", seen(func(s *Server) {
+		{"thresholds", "The thresholds named all and share are doubled for known clients", seen(func(s *Server) {
 			s.History(partner, 2, day)
 			s.None(ask(s, partner, 9), "harvest")
 			s.None(ask(s, partner, 19, "alice"), "harvest")
@@ -400,7 +400,7 @@ func loginRows() []statement {
 			s.Evidence(spray("198.51.100.11", 5, 5*hour), "auth-spray", "high")
 			s.None(spray("192.0.2.12", 5, 6*hour+minute), "auth-spray")
 		})},
-		{"thresholds", "The threshold is higher for an address from which users have logged in within the last 30 days: eight users, or twice as many as have logged in, but at most 32", seen(func(s *Server) {
+		{"thresholds", "If users have logged in from the address within the last 30 days, the threshold is twice their number, but at least eight and at most 32", seen(func(s *Server) {
 			for i, tt := range []struct{ logins, most int }{{1, 8}, {4, 8}, {5, 10}, {16, 32}, {20, 32}} {
 				h := laptop(at("203.0.113.%d", 10+i))
 				for j := range tt.logins {
@@ -413,7 +413,7 @@ func loginRows() []statement {
 				s.Evidence(s.Guess(h, "another"), "auth-spray", "high")
 			}
 		})},
-		{"thresholds", "The last 32 users who have logged in from an address do not count there, however often they fail", seen(func(s *Server) {
+		{"thresholds", "The last 32 users who have logged in from an address do not count at this address, however often they fail", seen(func(s *Server) {
 			h := laptop("203.0.113.10")
 			for i := range 33 {
 				s.Login(h, at("member%d", i), 0, true)
@@ -429,7 +429,7 @@ func loginRows() []statement {
 			}
 			s.Evidence(s.Guess(h, "member0"), "auth-spray", "high")
 		})},
-		{"thresholds", "At such an address, three other users are enough if each has failed 20 times, or as many as have logged in if that is more", seen(func(s *Server) {
+		{"thresholds", "At an address with logins, failures of three other users are enough if each user has failed 20 times. If more than three users have logged in from an address, that number of other users is needed", seen(func(s *Server) {
 			for i, tt := range []struct{ logins, most int }{{1, 3}, {3, 3}, {5, 5}} {
 				h := laptop(at("203.0.113.%d", 10+i))
 				for j := range tt.logins {
@@ -442,7 +442,7 @@ func loginRows() []statement {
 				s.Evidence(s.guessAs(h, "another", 1), "auth-spray", "high")
 			}
 		})},
-		{"thresholds", "After a ban of such an address, counting starts again", play(func(s *Server) {
+		{"thresholds", "After a ban of an address with logins, counting starts again", play(func(s *Server) {
 			h := laptop("203.0.113.10")
 			s.Login(h, "alice", 0, true)
 			for _, d := range []time.Duration{10 * minute, hour, day} {
@@ -460,7 +460,7 @@ func loginRows() []statement {
 				s.Wait(day)
 			}
 		})},
-		{"thresholds", "The confidence is low in two other cases: if one user fails to log in from five networks within a day, perhaps because of a mistyped password, and if eight users fail to log in from one network within an hour", seen(func(s *Server) {
+		{"thresholds", "The confidence is low if one user fails to log in from five networks within a day, perhaps because of a mistyped password. The confidence is also low if eight users fail to log in from one network within an hour", seen(func(s *Server) {
 			for i := range 4 {
 				s.None(s.Guess(bare(at("198.18.%d.9", i), "x.example"), "office"), "auth-spray")
 				s.Wait(5 * hour)

@@ -249,7 +249,7 @@ func banRows() []statement {
 		{"Bans", "For bans of up to two days, the reply code is 421, so a legitimate server queues its mail and retries", banned("2d", "421")},
 		{"Bans", "For longer bans, the reply code is 554, so the sender receives a bounce", append(banned("49h", "554"), banned("366d", "554")...)},
 		{"Bans", "Every ban expires", append(under(trial("1h"), expires), under(trial("366d"), expires)...)},
-		{"Bans", "Offences are consecutive if each occurs within a day of the end of the previous ban. After a ban of more than six hours, this period is four times the ban's length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
+		{"Bans", "Offences are consecutive if each occurs within a day of the end of the previous ban. After a ban of more than six hours, the next offence is consecutive within four times the ban's length", under(trial("{ 10m, 2d, 3d }"), func(s *Server) {
 			s.ladder([]time.Duration{0, day, 8 * day, 12 * day}, []time.Duration{10 * minute, 2 * day, 3 * day, 3 * day})
 			s.ladder([]time.Duration{0, day + time.Second}, []time.Duration{10 * minute, 10 * minute})
 			s.ladder([]time.Duration{0, day, 8*day + time.Second}, []time.Duration{10 * minute, 2 * day, 10 * minute})
@@ -262,7 +262,7 @@ func banRows() []statement {
 				s.Check(s.hello(bare(addr, "x.example")).Barred == want, "%s is banned: %v", addr, !want)
 			}
 		})},
-		{"Bans", "The same applies to Teredo and to NAT64 with a prefix in 64:ff9b:1::/48", under(trial("1h"), func(s *Server) {
+		{"Bans", "For Teredo addresses, and for NAT64 addresses in 64:ff9b:1::/48, the source is also the single address", under(trial("1h"), func(s *Server) {
 			s.offend(bare("2001:0:4136:e378:8000:63bf:3fff:1", "x.example"))
 			s.offend(bare("64:ff9b:1::cb00:7101", "x.example"))
 			for addr, want := range map[string]bool{"2001:0:4136:e378:8000:63bf:3fff:1": true, "2001:0:4136:e378:8000:63bf:3fff:2": false, "64:ff9b:1::cb00:7101": true, "64:ff9b:1::cb00:7102": false} {
@@ -299,7 +299,7 @@ func banRows() []statement {
 				s.Wait(2 * day)
 			}
 		})},
-		{"Bans", "A session with an accepted recipient does not cause such a ban, because old mailing lists also have recipients that do not exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "If a session has an accepted recipient, a rule about recipients does not ban the session's source, because old mailing lists also have recipients that do not exist", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.Earlier()
 			s.Deliver(named1, "joe@x.example", append(former(9), "alice")...)
 			s.Bans(named1, 0)
@@ -326,7 +326,7 @@ func banRows() []statement {
 			c.Quit()
 			s.Bans(unnamed1, hour)
 		})...)},
-		{"Bans", "If most of a session's recipients exist, it does not count as an offence", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
+		{"Bans", "If most of a session's recipients exist, the session is not an offence", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban 1h", func(s *Server) {
 			s.History(partner, 4, day)
 			s.Deliver(partner, "joe@partner.example", slices.Concat(mailboxes[:10], former(9))...)
 			s.Check(s.standing(partner).Offence.IsZero(), "a list is an offence")

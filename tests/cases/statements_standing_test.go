@@ -26,8 +26,8 @@ func standingRows() []statement {
 			s.Stands(partner, "known")
 			s.Stands(bare("198.51.100.125", "x.example"), "none")
 		})},
-		{"Standing", "Each host has its own standing. Its registered domain also earns standing if FCrDNS passes and the greeting or the sender is in the same domain", play(byDomain)},
-		{"Standing", "If a domain's hosts send mail for many other domains, it is considered to be a provider's and has no standing", play(func(s *Server) {
+		{"Standing", "Each host has its own standing. The registered domain of the host's name also earns standing if FCrDNS passes and the greeting or the sender is in the same domain", play(byDomain)},
+		{"Standing", "If a domain's hosts send mail for many other domains, the domain counts as a provider's and has no standing", play(func(s *Server) {
 			for i := range 4 {
 				s.Deliver(named(at("198.51.100.%d", 40+i), at("out%d.hoster.example", i)), at("joe@customer%d.example", i), "alice")
 				s.Wait(day)
@@ -39,7 +39,7 @@ func standingRows() []statement {
 			}
 			s.Stands(named("198.51.100.43", "out3.hoster.example"), "known") // the host itself becomes known
 		})},
-		{"Standing", "Only ordinary mail counts, which has a non-null sender and at least one recipient that is not a role account such as postmaster. Mail exempted by a pass statement does not count", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
+		{"Standing", "Only ordinary mail counts: it has a non-null sender and at least one recipient that is not a role account such as postmaster. Mail exempted by a pass statement does not count", lines("pass match rcpt-to \"bob@\"\nrule x phase rcpt-to match rcpt-to \"none@\" reject", func(s *Server) {
 			for i, tt := range []struct{ from, to, want string }{
 				{"joe@x.example", "alice", "known"}, {"", "alice", "none"}, {"joe@x.example", "postmaster", "none"}, {"joe@x.example", "abuse", "none"},
 				{"joe@x.example", "hostmaster", "none"}, {"joe@x.example", "bob", "none"},
@@ -52,14 +52,14 @@ func standingRows() []statement {
 			}
 		})},
 		{"Standing", "Ordinary mail was accepted on an earlier day within the last 400 days, or authenticated users of this server write to the domain", play(knownSince)},
-		{"Standing", "Rules do not ban a known client, except for failed logins, and recipient thresholds are doubled for it", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
+		{"Standing", "Rules ban a known client only for failed logins, and the thresholds for its recipients are doubled", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
 			s.History(named1, 1, 26*hour)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})...)},
 		{"Standing", "At least ten messages were accepted in total, on at least seven different days", play(trustedSince)},
 		{"Standing", "The last message arrived at least ten days after the first, and within the last 90 days", play(trustedSince)},
 		{"Standing", "Rules about lists, names, places and scores do not apply to trusted clients unless marked even trusted", play(aboutClients)},
-		{"Standing", "Rules about behaviour defer trusted clients instead of rejecting them, except for logins", append(play(aboutConduct), play(func(s *Server) {
+		{"Standing", "Rules about behaviour, other than failed logins, defer trusted clients instead of rejecting them", append(play(aboutConduct), play(func(s *Server) {
 			s.History(partner, 14, day)
 			s.Wait(hour)
 			s.Accepted(s.each(11, minute, manner{}, same(partner))...)
@@ -76,7 +76,7 @@ func standingRows() []statement {
 			s.Ask(partner, manner{}, simulate.Words("w", 0, 4)...) // too few unknown recipients for abuse
 			s.Check(s.standing(partner).Offence.IsZero(), "four unknown recipients are an offence")
 		})...)},
-		{"Standing", "Offences halve the counted messages and days, at most once a day. After an offence, a client is not trusted for 30 days", under(trial("1h"), halves)},
+		{"Standing", "An offence halves the counted messages and days, but at most once a day. After an offence, a client is not trusted for 30 days", under(trial("1h"), halves)},
 		{"Standing", "When the filter starts, standing is unknown until the state has been read", under(trial("1h"), func(s *Server) {
 			s.Stands(partner, "none")
 			s.memory.Expect()
@@ -85,14 +85,14 @@ func standingRows() []statement {
 			s.Temporary(c)
 			s.NotBanned(c)
 		})},
-		{"Standing", "If a client's standing prevents a decision, the filter logs and records the fact", under(trial("1h"), func(s *Server) {
+		{"Standing", "If a client's standing prevents a decision, the filter logs and records this", under(trial("1h"), func(s *Server) {
 			s.History(partner, 14, day)
 			c := s.offend(partner)
 			s.Accepted(c)
 			s.Check(len(s.Logged(`^session would=disconnect src=198.51.100.124 rule=trial .*withheld=trusted`)) == 1, "it is not logged")
 			s.Check(s.acted(c, func(a act) bool { return a.kind == store.KindVerdict && a.exempt == "trusted" && !a.enforced }), "it is not recorded")
 		})},
-		{"Standing", "scanwatch why shows a client's standing and its basis", play(func(s *Server) {
+		{"Standing", "scanwatch why shows a client's standing and the reason for it", play(func(s *Server) {
 			s.History(partner, 14, day)
 			got := s.standing(partner)
 			s.Check(got.Level == rules.StandingTrusted && got.By == "host" && got.Messages == 14 && got.Days == 14 && got.Last.Sub(got.First) == 13*day, "%+v", got)
