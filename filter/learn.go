@@ -113,8 +113,8 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	}
 }
 
-// learnAccount records what an authenticated session does with its account. It also records the
-// domains to which the user sends mail.
+// learnAccount records what an authenticated session does with its account. learnAccount also
+// records the domains to which the user sends mail.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return

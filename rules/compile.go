@@ -26,7 +26,7 @@ type Settings struct {
 	OwnAddresses []netip.Prefix
 	Gateways     []netip.Prefix // addresses shared by many hosts
 	Delimiter    byte           // character between a mailbox and its detail; the default is +
-	// RunDir is the directory of the companions' socket. It is empty if not set.
+	// RunDir is the directory of the companions' socket. RunDir is empty if not set.
 	RunDir     string
 	Companions []*Companion
 	Zones      []*Zone
@@ -102,13 +102,14 @@ func (c *Config) Settings() Settings {
 
 // Options holds the functions that a policy needs.
 type Options struct {
-	// Load loads a table whose entries are not in the configuration. If it returns nil, conditions
-	// on the table are unknown. If Load itself is nil, all such tables are treated as not loaded.
+	// Load loads a table whose entries are not in the configuration. If Load returns nil,
+	// conditions on the table are unknown. If Load itself is nil, all such tables are treated as
+	// not loaded.
 	Load func(Source) (Table, error)
 }
 
-// A Source is the origin of a table's entries. It is a file, or the shipped list with the name of
-// the table.
+// A Source is the origin of a table's entries. A Source is a file, or the shipped list with the
+// name of the table.
 type Source struct {
 	Table   string
 	Builtin bool
@@ -120,8 +121,7 @@ type Source struct {
 	Exempts bool // the table is used only for exemptions
 }
 
-// A Policy is a compiled configuration. It is read-only and safe for concurrent
-// use.
+// A Policy is a compiled configuration. A Policy is read-only and safe for concurrent use.
 type Policy struct {
 	Settings
 	config    *Config

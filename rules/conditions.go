@@ -89,8 +89,8 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime is the maximum threshold of a count over several sessions. It is limited because
-	// such counts are stored in a few bytes.
+	// maxOverTime is the maximum threshold of a count over several sessions. The threshold is
+	// limited because such counts are stored in a few bytes.
 	maxOverTime = 50_000
 )
 

@@ -52,7 +52,7 @@ func (e *Error) Detail() string {
 const maxExcerpt = 120
 
 // excerpt returns the part of line around column in a form that is safe for a terminal. caret is
-// the white space before a caret below the column. It contains the same tabs as the line.
+// the white space before a caret below the column. caret contains the same tabs as the line.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
 	at := min(max(column-1, 0), len(runes))

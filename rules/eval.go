@@ -34,7 +34,7 @@ type Verdict struct {
 	Phase smtp.Phase
 	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
-	// Act is the outcome that must be enforced. It is empty in observe mode.
+	// Act is the outcome that must be enforced. Act is empty in observe mode.
 	Act Outcome
 	// Would is the outcome that is only observed. In observe mode, this is the outcome of all
 	// rules. In enforce mode, it is the outcome of the rules marked observe.
@@ -77,9 +77,9 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 // Rules marked observe make no decision, and their scores and tags are not used. Therefore, observe
 // mode reports exactly the decisions that enforce mode makes.
 //
-// If a pass statement may match because a table is not loaded, all decisions are temporary. If it
-// may match because a DNS list has not answered, decisions because of other DNS lists are
-// temporary. For trusted clients, see shield.
+// If a pass statement may match because a table is not loaded, all decisions are temporary. If a
+// pass statement may match because a DNS list has not answered, decisions because of other DNS
+// lists are temporary. For trusted clients, see shield.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	prepare(p, f)
@@ -164,7 +164,7 @@ func (o *Outcome) apply(r *rule, temporary bool) {
 	}
 }
 
-// Temper makes o milder. It removes the ban and makes a rejection temporary. A junk decision
+// Temper makes o milder. Temper removes the ban and makes a rejection temporary. A junk decision
 // becomes proceed.
 func (o *Outcome) Temper() {
 	o.Ban, o.BanRule = nil, nil

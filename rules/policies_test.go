@@ -11,7 +11,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// readyPolicy compiles a preset in enforce mode. Its list of known senders contains only
+// readyPolicy compiles a preset in enforce mode. The preset's list of known senders contains only
 // `.sender.example`.
 func readyPolicy(t testing.TB, name string) *Policy {
 	t.Helper()

@@ -75,8 +75,8 @@ var ofFailures = []string{"auth-failure", "auth-spray"}
 // ofAccounts lists the evidence that is possible only after a login.
 var ofAccounts = []string{"account-abuse"}
 
-// needsAuth warns of a rule that checks users but has no condition on auth. Such a rule does not
-// apply to authenticated sessions.
+// needsAuth warns of a rule that checks users but has no condition on auth. A rule without this
+// condition does not apply to authenticated sessions.
 func needsAuth(k *checker, r *Rule) {
 	if slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" }) {
 		return
@@ -197,7 +197,7 @@ func checkOwn(k *checker, s *Setting) {
 
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 
-// checkPairs calls the functions in pairTraps. It also warns of two conditions that require
+// checkPairs calls the functions in pairTraps. checkPairs also warns of two conditions that require
 // different values of the same fact.
 func checkPairs(k *checker, cs []*Cond) {
 	for i, a := range cs {

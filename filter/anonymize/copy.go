@@ -85,8 +85,8 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	return c, nil
 }
 
-// createDir creates a directory that only its owner can access. It accepts an existing directory if
-// this is empty.
+// createDir creates a directory that only its owner can access. createDir accepts an existing
+// directory if this is empty.
 func createDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if !errors.Is(err, fs.ErrExist) {

@@ -130,9 +130,9 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) st
 	return excuse
 }
 
-// returned reports that a banned client has reconnected. It returns the first enforced ban that
-// applies to the client, which must then be disconnected. Bans of this host come before bans of
-// other hosts. In observe mode, or if no enforced ban applies, returned returns nil. If a pass
+// returned reports that a banned client has reconnected. returned returns the first enforced ban
+// that applies to the client, which must then be disconnected. Bans of this host come before bans
+// of other hosts. In observe mode, or if no enforced ban applies, returned returns nil. If a pass
 // statement matches, returned reports nothing.
 func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban) {
 	if pass {
@@ -155,8 +155,8 @@ func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban
 	return enforced
 }
 
-// applies reports whether a ban affects s; see unaffected. It also records the result for bans of
-// other hosts. An export to a firewall includes such a ban only after it has rejected a client
+// applies reports whether a ban affects s; see unaffected. applies also records the result for bans
+// of other hosts. An export to a firewall includes such a ban only after it has rejected a client
 // here, and not while a client is exempt from it.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	why := d.unaffected(s, b, at)

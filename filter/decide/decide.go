@@ -1,6 +1,6 @@
-// Package decide applies the policy to a session. The package answers requests, imposes
-// bans, and reports each decision as an Outcome. It does not depend on front ends,
-// disks, logs or clocks.
+// Package decide applies the policy to a session. The package answers requests, imposes bans, and
+// reports each decision as an Outcome. The package does not depend on front ends, disks, logs or
+// clocks.
 package decide
 
 import (
@@ -277,8 +277,8 @@ func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	return act
 }
 
-// compose returns the reply that contains a rule's text. It caches the reply, because a client that
-// is rejected repeatedly gets the same reply each time.
+// compose returns the reply that contains a rule's text. compose caches the reply, because a client
+// that is rejected repeatedly gets the same reply each time.
 func (st *State) compose(text string, id uint64) string {
 	if st.reply == nil || text != st.reply.text {
 		st.reply = &composition{text, rules.Reply(text, id)}

@@ -303,9 +303,9 @@ func (c *Case) foreignName() (match, confidence string) {
 	return "", ""
 }
 
-// special lists networks whose addresses do not belong to a single host. It omits networks that
-// package netip recognizes. It also omits documentation networks, because tests use them for remote
-// hosts.
+// special lists networks whose addresses do not belong to a single host. special omits networks
+// that package netip recognizes. special also omits documentation networks, because tests use them
+// for remote hosts.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)

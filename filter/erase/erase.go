@@ -108,8 +108,8 @@ func unquoted(name []byte) []byte {
 	return append(bytes.Clone(local), name[at:]...)
 }
 
-// Role reports whether the subject is a role account with a detail. Such a subject cannot be erased
-// without erasing the role account itself.
+// Role reports whether the subject is a role account with a detail. A role account with a detail
+// cannot be erased without erasing the role account itself.
 func (s Subject) Role(delimiter byte) bool {
 	base := mailbox.AppendBase(nil, s.name, delimiter)
 	at := bytes.LastIndexByte(base, '@')
@@ -217,8 +217,8 @@ func (e *Eraser) Own(r *store.Record) bool {
 	return e.subject.prefix.IsValid() && r.Src.IsValid() && e.subject.prefix.Contains(r.Src.Addr().Unmap())
 }
 
-// blank removes the names and texts of a step. It keeps evidence, decisions, results, numbers and
-// times.
+// blank removes the names and texts of a step. blank keeps evidence, decisions, results, numbers
+// and times.
 func blank(s *store.Step, sum bool) {
 	s.Reply, s.Match = nil, nil
 	switch s.Kind {
@@ -472,8 +472,8 @@ func inAddress(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' || c == '.' || c == ':'
 }
 
-// findWord returns the index of word in b at or after at, or -1. Both word and b must be in lower
-// case.
+// findWord returns the index of word in b at or after at, or -1. The arguments word and b must be
+// in lower case.
 func findWord(b, word []byte, at int) int {
 	for i := at; ; {
 		n := bytes.Index(b[i:], word)

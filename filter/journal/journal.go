@@ -83,15 +83,15 @@ func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.a
 // mailbox is hashed if the privacy level requires this. The result is valid until the next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
-// Begin prepares st for a new session. It reuses the buffers of st.
+// Begin prepares st for a new session. Begin reuses the buffers of st.
 func (j *Journal) Begin(st *State, at int64) {
 	st.summary.begin()
 	*st = State{steps: st.steps[:0], last: at, summary: st.summary}
 	j.bytes += cap(st.steps)
 }
 
-// Release makes the buffers of an ended session available for reuse. It discards buffers that are
-// larger than an ordinary session needs.
+// Release makes the buffers of an ended session available for reuse. Release discards buffers that
+// are larger than an ordinary session needs.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {
@@ -108,7 +108,7 @@ func (j *Journal) Tick(now int64) {
 	j.sums.tick(now)
 }
 
-// Sums returns the aggregates. They are safe for concurrent use.
+// Sums returns the aggregates. The aggregates are safe for concurrent use.
 func (j *Journal) Sums() *Sums { return &j.sums }
 
 // Flush writes all aggregates and, if logs is set, all pending log lines.
@@ -131,8 +131,8 @@ func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	}
 }
 
-// steps contains a function for each recorded kind of event. The function fills in the step. It
-// returns false if the event must not be recorded.
+// steps contains a function for each recorded kind of event. The function fills in the step. The
+// function returns false if the event must not be recorded.
 var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool{
 	smtp.EventGreeting: func(_ *Journal, _ *State, ev *smtp.Event, s *store.Step) bool {
 		s.Kind = store.KindGreeting

@@ -63,8 +63,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s with the given key must be logged. It also sets the source
-// in the key.
+// allow reports whether a line about s with the given key must be logged. allow also sets the
+// source in the key.
 func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
@@ -132,8 +132,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs how many sessions are missing from the log because of the rate limit. It does so at
-// most once a minute unless all is set.
+// unlogged logs how many sessions are missing from the log because of the rate limit. unlogged does
+// this at most once a minute unless all is set.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return
@@ -150,8 +150,8 @@ func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	}
 }
 
-// A limiter allows a burst of lines, and after that a steady rate. Its clock is the time of the
-// events.
+// A limiter allows a burst of lines, and after that a steady rate. The clock of a limiter is the
+// time of the events.
 type limiter struct {
 	tokens  float64
 	last    int64

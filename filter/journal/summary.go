@@ -9,9 +9,9 @@ import (
 	"scanwatch/rules"
 )
 
-// A summary collects the outcomes of a session. They are logged in one line when the session ends.
-// A session is logged if a rule or ban led to a decision, if a rule set a tag, or if there is
-// evidence with at least medium confidence.
+// A summary collects the outcomes of a session. The outcomes are logged in one line when the
+// session ends. A session is logged if a rule or ban led to a decision, if a rule set a tag, or if
+// there is evidence with at least medium confidence.
 type summary struct {
 	evidence []byte // token:confidence pairs, separated by commas
 	tags     []byte // separated by commas

@@ -59,9 +59,9 @@ type Row struct {
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // text to match
-	// Evidence is the evidence token for clients that the row matches. If it is empty, a match
-	// alone proves nothing, because the row also matches legitimate hosts, or because the meaning
-	// of the match depends on other facts.
+	// Evidence is the evidence token for clients that the row matches. If Evidence is empty, a
+	// match alone proves nothing, because the row also matches legitimate hosts, or because the
+	// meaning of the match depends on other facts.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
 	Date       string // date of the newest source for the fact, such as 2006-01-02
@@ -156,9 +156,9 @@ func (l *Lists) ScannerMail(name []byte) bool {
 	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
 }
 
-// Word returns the row about a greeting that many computers use, or nil. Such a greeting is a
-// popular name, the default name of a system, or a name reserved for examples. It shows that the
-// client's name was never configured, which is also true of some legitimate clients.
+// Word returns the row about a greeting that many computers use, or nil. A greeting of this kind is
+// a popular name, the default name of a system, or a name reserved for examples. The greeting shows
+// that the client's name was never configured, which is also true of some legitimate clients.
 func (l *Lists) Word(name []byte) *Row {
 	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
 }

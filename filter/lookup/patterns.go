@@ -10,7 +10,7 @@ import (
 )
 
 // A Pattern maps a regular expression (package regexp/syntax) to a value. The expression may match
-// anywhere in a text. It is case-sensitive unless it contains (?i).
+// anywhere in a text. The expression is case-sensitive unless it contains (?i).
 type Pattern[V any] struct {
 	Expr  string
 	Value V

@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Prefixes maps address prefixes to values. It finds the most specific prefix that contains an
-// address. The zero Prefixes is empty and ready to use.
+// Prefixes maps address prefixes to values. Prefixes finds the most specific prefix that contains
+// an address. The zero Prefixes is empty and ready to use.
 //
 // All methods treat an IPv4-mapped IPv6 address (::ffff:192.0.2.1) as an IPv4 address.
 type Prefixes[V any] struct {

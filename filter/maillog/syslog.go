@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A Line is a line of any log. Its slices are valid until the next line is read.
+// A Line is a line of any log. The slices in a Line are valid until the next line is read.
 type Line struct {
 	At      int64  // time in microseconds since 1970; 0 if the line has no syslog prefix
 	Host    []byte // may be empty
@@ -119,7 +119,7 @@ func Time(s []byte, zone *time.Location) (micros int64, ok bool) {
 	return micros, ok
 }
 
-// CutTime removes a time and the space after it. It accepts the same formats as Time.
+// CutTime removes a time and the space after it. CutTime accepts the same formats as Time.
 func CutTime(s []byte, zone *time.Location) (micros int64, rest []byte, ok bool) {
 	return cutISO(s, zone)
 }

@@ -18,8 +18,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A recorder records events. It answers requests with the answers that the test has set for the
-// phase.
+// A recorder records events. A recorder answers requests with the answers that the test has set for
+// the phase.
 type recorder struct {
 	mu      sync.Mutex
 	lines   []string
@@ -325,8 +325,8 @@ func TestErrorTransport(t *testing.T) {
 	}
 }
 
-// TestTexts checks how addresses are read from arguments. It also checks that passwords in unknown
-// commands are masked.
+// TestTexts checks how addresses are read from arguments. TestTexts also checks that passwords in
+// unknown commands are masked.
 func TestTexts(t *testing.T) {
 	for arg, want := range map[string]string{
 		"<a@example.net>": "a@example.net", "<>": "", `<"a>b"@example.net>`: `"a>b"@example.net`, "a@example.net": "a@example.net",

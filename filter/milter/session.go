@@ -48,8 +48,8 @@ func (s *session) begin(kind smtp.Kind, at int64) *smtp.Event {
 	return &s.ev
 }
 
-// connect parses the command for a new connection. Its data is the client's name, address family,
-// port and address.
+// connect parses the command for a new connection. The data of the command is the client's name,
+// address family, port and address.
 func (s *session) connect(data []byte, at int64) *smtp.Event {
 	s.open = true
 	e := s.begin(smtp.EventConnect, at)
@@ -84,7 +84,7 @@ func firstOf(all ...string) string {
 	return ""
 }
 
-// addrPort parses an address. It may have the prefix "IPv6:" (RFC 5321 section 4.1.3).
+// addrPort parses an address. The address may have the prefix "IPv6:" (RFC 5321 section 4.1.3).
 func addrPort(text string, port uint16) netip.AddrPort {
 	a, err := netip.ParseAddr(strings.Trim(strings.TrimPrefix(text, "IPv6:"), "[]"))
 	if err != nil {
@@ -141,8 +141,8 @@ func (s *session) request(phase smtp.Phase, at int64, name, addr []byte) *smtp.E
 	return e
 }
 
-// helo returns the event for an accepted greeting. It always reports EHLO, although the client may
-// have sent HELO.
+// helo returns the event for an accepted greeting. helo always reports EHLO, although the client
+// may have sent HELO.
 func (s *session) helo(name []byte, at int64) *smtp.Event {
 	s.greeted = true
 	e := s.begin(smtp.EventHelo, at)

@@ -14,7 +14,8 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// maxInput is the maximum number of bytes that are hashed. It is longer than any mail address.
+// maxInput is the maximum number of bytes that are hashed. The limit is longer than any mail
+// address.
 const maxInput = 512
 
 // A Hasher computes hashes with a fixed key. A Hasher must not be used concurrently. Input to a

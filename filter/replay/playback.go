@@ -146,8 +146,8 @@ func (v *playback) swap() {
 	}
 }
 
-// text returns the text of a step's reply. It may be in an earlier step with the same verb and
-// code.
+// text returns the text of a step's reply. The text may be in an earlier step with the same verb
+// and code.
 func (v *playback) text(s *store.Step) []byte {
 	var verb [4]byte
 	copy(verb[:], bytes.ToUpper(s.Text[:min(len(s.Text), 4)]))

@@ -1,13 +1,13 @@
 // Package replay replays recorded sessions through a policy.
 //
-// The package turns each record into events and requests again. It passes them to a filter.Pipeline
-// in chronological order, and acts on the answers as a mail server would. Counters, bans and
-// standing therefore change as in live operation.
+// The package turns each record into events and requests again. The package passes the events and
+// requests to a filter.Pipeline in chronological order, and acts on the answers as a mail server
+// would. Counters, bans and standing therefore change as in live operation.
 //
 // A record contains less information than the original events. The package therefore estimates the
 // following facts:
 //
-//   - The name of the server. It is taken from sessions whose clients greeted with it.
+//   - The name of the server. The name is taken from sessions whose clients greeted with it.
 //   - The time and text of commands without a step, which are RSET, NOOP, STARTTLS, and
 //     failed commands after the 20th. The player adds the counted number of these
 //     commands at the end of the session or after the 20th failed command.
@@ -159,7 +159,7 @@ func (p *Player) Close() {
 // Late returns the number of late sessions; see Add.
 func (p *Player) Late() int { return p.late }
 
-// begin starts to replay the oldest waiting session. It first replays all earlier events.
+// begin starts to replay the oldest waiting session. begin first replays all earlier events.
 func (p *Player) begin() {
 	w := heap.Pop(&p.waiting).(*waiting)
 	p.bytes -= w.bytes

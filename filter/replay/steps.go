@@ -318,7 +318,7 @@ func padFailed(p *Player, v *playback) {
 	}
 }
 
-// pad replays the commands that the record counts but contains no steps for. It is called before
+// pad replays the commands that the record counts but contains no steps for. pad is called before
 // the session ends.
 func pad(p *Player, v *playback) {
 	if v.padded || v.gone {

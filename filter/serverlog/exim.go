@@ -65,7 +65,7 @@ var aclForms = []eximForm{
 	{start: " rejected during MIME ACL", read: eximPolicy(smtp.PhaseCommit)},
 }
 
-// acl handles a rejection. It uses the first " rejected " that is not in quotes, because addresses
+// acl handles a rejection. acl uses the first " rejected " that is not in quotes, because addresses
 // in quotes may contain any text that a client chooses.
 func (x *exim) acl(at int64, s *session, line []byte) {
 	rest := line
@@ -199,7 +199,7 @@ type eximClient struct {
 	helo []byte
 }
 
-// host parses the client at the start of s. It also returns the rest of the line.
+// host parses the client at the start of s. host also returns the rest of the line.
 func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	s = bytes.TrimPrefix(s, []byte("H="))
 	if len(s) > 0 && s[0] != '(' && s[0] != '[' {
@@ -218,7 +218,7 @@ func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	return c, rest, c.addr.IsValid()
 }
 
-// eximAddress parses an address in brackets and its port. It returns the rest of s.
+// eximAddress parses an address in brackets and its port. eximAddress returns the rest of s.
 func eximAddress(s []byte) (addr netip.AddrPort, rest []byte) {
 	if len(s) == 0 || s[0] != '[' {
 		return addr, nil

@@ -5,8 +5,9 @@ import (
 	"encoding/json"
 )
 
-// object calls visit for each member of a JSON object. It returns true if the object is complete.
-// It does not validate the values, because this would take longer than all other work.
+// object calls visit for each member of a JSON object. object returns true if the object is
+// complete. object does not validate the values, because this would take longer than all other
+// work.
 func object(b []byte, visit func(key, value []byte)) bool {
 	b = space(b)
 	if len(b) == 0 || b[0] != '{' {

@@ -1,5 +1,5 @@
-// Package serverlog is the front end for the logs of mail servers. It parses their lines and
-// reports the events of each session after the session has ended.
+// Package serverlog is the front end for the logs of mail servers. The package parses the lines of
+// a log and reports the events of each session after the session has ended.
 //
 // Evidence against a client must be certain, but evidence in its favour need not be. Each session
 // is therefore reported as a whole, and accepted recipients come before rejected ones. If a command
@@ -30,8 +30,8 @@ type Kind struct {
 	// idle is the time in microseconds after which a session without further lines is considered
 	// ended.
 	idle int64
-	// quiet is the ending of a session that is considered ended because it was idle. It is unknown
-	// if the log normally shows how a session ends.
+	// quiet is the ending of a session that is considered ended because it was idle. The ending is
+	// unknown if the log normally shows how a session ends.
 	quiet smtp.Ending
 
 	make func(*table) parser

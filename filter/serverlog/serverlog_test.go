@@ -91,7 +91,7 @@ func newRecorder() *recorder { return &recorder{ids: map[uint64]int{}, open: map
 
 var newest = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 
-// read reads a log. It returns the reader and the recorded events.
+// read reads a log. read returns the reader and the recorded events.
 func read(kind *Kind, log []byte) (*Reader, *recorder) {
 	rec := newRecorder()
 	r := New(kind, rec, Options{Zone: time.UTC, Date: newest})
@@ -117,7 +117,7 @@ func sample(t testing.TB, kind *Kind) []byte {
 	return log
 }
 
-// TestSamples checks the events for a log of each kind. They must not contain secrets.
+// TestSamples checks the events for a log of each kind. The events must not contain secrets.
 func TestSamples(t *testing.T) {
 	for _, kind := range Kinds {
 		t.Run(kind.Name, func(t *testing.T) {

@@ -51,7 +51,7 @@ type session struct {
 	refused bool   // the server's policy or a milter has rejected the client or a command
 	hung    bool   // the client disconnected during a login
 	failed  int    // number of failed AUTH commands for which the log has a line
-	// connected reports whether a line of Exim's log proves that the address has connected. Such a
+	// connected reports whether a line of Exim's log proves that the address has connected. The
 	// line contains no text that the client has chosen.
 	connected bool
 	user      string             // user that is logged in
@@ -192,10 +192,10 @@ func (s *session) mail(at int64, sender []byte, class uint8) {
 	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at}, smtpd.Argument(sender, maxPath), nil)
 }
 
-// mailAgain adds the sender of a rejected recipient. It is used for logs that do not show where a
-// transaction starts. Recipients with the same sender are assumed to belong to one transaction.
-// Recipients of the null sender are assumed to belong to different transactions, because a bounce
-// to several recipients is evidence, but several bounces are not.
+// mailAgain adds the sender of a rejected recipient. mailAgain is used for logs that do not show
+// where a transaction starts. Recipients with the same sender are assumed to belong to one
+// transaction. Recipients of the null sender are assumed to belong to different transactions,
+// because a bounce to several recipients is evidence, but several bounces are not.
 func (s *session) mailAgain(at int64, sender []byte) {
 	switch sender = clip(sender, maxPath); {
 	case !s.open || !bytes.Equal(s.sender, sender):

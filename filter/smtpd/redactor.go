@@ -71,8 +71,8 @@ func (r *Redactor) exchange(line []byte) {
 }
 
 // An UnknownRedactor removes secrets from lines that a mail server does not recognise as commands.
-// It is used for servers that report neither AUTH nor replies. Such a line may belong to a login,
-// or to a message that follows a rejected DATA.
+// An UnknownRedactor is used for servers that report neither AUTH nor replies. A line that is not
+// recognised may belong to a login, or to a message that follows a rejected DATA.
 type UnknownRedactor struct{ seen bool } // a line belonged to a login
 
 // Line returns the part of a line that may be shown, and the verb of the line. If first is set, the

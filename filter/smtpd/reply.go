@@ -57,7 +57,7 @@ func appendID(dst []byte, id uint64) []byte {
 }
 
 // appendText appends the text of a reply. smtpd accepts only a single line of the form `[45]dd
-// text`. It replaces any other text with "421 Internal server error".
+// text`. smtpd replaces any other text with "421 Internal server error".
 func appendText(dst []byte, text string) []byte {
 	if !validCode(text) {
 		dst = append(dst, "550 "...)

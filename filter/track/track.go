@@ -1,5 +1,5 @@
-// Package track maintains the facts about an SMTP session, its transaction and its
-// commands. It does not draw conclusions.
+// Package track maintains the facts about an SMTP session, its transaction and its commands. The
+// package does not draw conclusions.
 package track
 
 import (
@@ -298,7 +298,7 @@ func (s *Session) Asked(list string) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Name == list })
 }
 
-// Null reports whether the transaction has the null sender. It returns false if no transaction is
+// Null reports whether the transaction has the null sender. Null returns false if no transaction is
 // open. Sender is then empty for another reason: smtpd does not report a transaction whose sender
 // is too long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
@@ -319,7 +319,7 @@ func (s *Session) ProvenName() []byte {
 	return nil
 }
 
-// Reset prepares s for another session. It reuses buffers of ordinary size.
+// Reset prepares s for another session. Reset reuses buffers of ordinary size.
 func (s *Session) Reset() {
 	keep := func(b []byte) []byte {
 		if cap(b) > 1024 {

@@ -21,8 +21,8 @@ type Published struct {
 	Credit string
 }
 
-// Catalogue returns the known feeds. It includes only publishers that offer HTTPS, because an
-// attacker could change a file that is sent over HTTP.
+// Catalogue returns the known feeds. Catalogue includes only publishers that offer HTTPS, because
+// an attacker could change a file that is sent over HTTP.
 func Catalogue() []Published { return slices.Clone(catalogue) }
 
 // Find returns the feed with the given name.

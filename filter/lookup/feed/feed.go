@@ -1,8 +1,8 @@
-// Package feed parses published lists of addresses, prefixes and names, such as block
-// lists, cloud ranges and lists of scanners.
+// Package feed parses published lists of addresses, prefixes and names, such as block lists, cloud
+// ranges and lists of scanners.
 //
 // The package does not download files. A new file replaces the whole previous one. Parse therefore
-// returns an error if the file is an error page, empty, or not a list for another reason. It
+// returns an error if the file is an error page, empty, or not a list for another reason. Parse
 // rejects entries that contain all addresses or a local network.
 package feed
 
@@ -24,7 +24,8 @@ const (
 	MaxEntries = 1 << 20 // number of prefixes, AS numbers and names together
 )
 
-// A Result contains the entries of a file in the order of the file. It may contain duplicates.
+// A Result contains the entries of a file in the order of the file. The entries may contain
+// duplicates.
 type Result struct {
 	Format   string         // name of the format
 	Prefixes []netip.Prefix // without host bits; IPv4-mapped prefixes become IPv4
