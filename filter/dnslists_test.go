@@ -314,7 +314,7 @@ func TestListNoWait(t *testing.T) {
 }
 
 // TestListWaitSum checks that the waits of a session's requests are together not longer than the
-// hold. This must hold even if the clock is set back after each wait.
+// hold. The limit must hold even if the clock is set back after each wait.
 func TestListWaitSum(t *testing.T) {
 	b := newListBench(t, strings.NewReplacer("rule zen phase helo match", "rule zen phase { helo, mail-from, rcpt-to } match").Replace(listPolicy))
 	id := b.connect("192.0.2.7")
@@ -364,8 +364,8 @@ func TestListNeeded(t *testing.T) {
 	}
 }
 
-// TestListWaits checks that a waiting request is handled only once. Otherwise, findings about its
-// greeting or recipient would be counted twice.
+// TestListWaits checks that a waiting request is handled only once. A second time would count
+// findings about its greeting or recipient twice.
 func TestListWaits(t *testing.T) {
 	b := newListBench(t, listPolicy+"rule wait phase rcpt-to match listed other reject\nrule changed phase { helo, rcpt-to } match evidence helo-changed reject \"550 5.7.1 Changed\"\n")
 	id := b.connect("192.0.2.7")

@@ -199,7 +199,7 @@ func TestFloodInSums(t *testing.T) {
 		}
 	}
 	// The generator finishes each session before it starts the next one. The time may therefore go
-	// back to the previous hour. This starts a new aggregate.
+	// back to the previous hour, which starts a new aggregate.
 	if sums < 5 || sums > 15 || kept < len(all)-n+5*20 || kept > len(all)-n+5*20+20 {
 		t.Errorf("%d aggregates and %d whole of %d", sums, kept, len(all))
 	}
@@ -376,8 +376,8 @@ func TestCrashOfSums(t *testing.T) {
 	}
 }
 
-// TestSumsOfADay checks that all sessions in an aggregate are from the same day. Otherwise, the
-// records of a day could not be compared with its counters.
+// TestSumsOfADay checks that all sessions in an aggregate are from the same day, so that the
+// records of a day can be compared with its counters.
 func TestSumsOfADay(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 23, 30, 0, 0, time.UTC)
 	records, mem, _ := budgetedDay(t, 1<<30, hammer("198.51.100.7:1", begin, 600, 5*time.Second))

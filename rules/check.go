@@ -443,7 +443,7 @@ func (k *checker) passedBy(r *Rule) *Pass {
 	return nil
 }
 
-// authed reports whether r applies to authenticated sessions. This requires a condition on auth.
+// authed reports whether r applies to authenticated sessions, because it has a condition on auth.
 func (r *Rule) authed() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" })
 }

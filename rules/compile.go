@@ -343,8 +343,7 @@ func (p *Policy) Rules() []*Rule {
 }
 
 // Submission reports whether the listener at dst is for users' mail programs, which may greet with
-// any name. This is the case if its port is 465 or 587 (RFC 8314, RFC 6409), or if its name is
-// submission.
+// any name. Such a listener has the port 465 or 587 (RFC 8314, RFC 6409), or the name submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -361,8 +360,9 @@ func (p *Policy) Table(name string) Table {
 	return nil
 }
 
-// Phases returns the phases in which the caller must evaluate the policy. These are all phases with
-// rules. If the decision of a rule is sticky, all phases after it are included as well.
+// Phases returns the phases in which the caller must evaluate the policy. The policy must be
+// evaluated in all phases with rules. If the decision of a rule is sticky, all phases after it are
+// included as well.
 func (p *Policy) Phases() (set smtp.PhaseSet) {
 	for i := range p.rules {
 		r := &p.rules[i]

@@ -127,7 +127,7 @@ func parseEvidence(l *line, c *Cond) *Error {
 var fcrdnsStates = []string{smtp.FCrDNSPass.String(), smtp.FCrDNSFail.String(), smtp.FCrDNSError.String()}
 
 func parseFCrDNS(l *line, c *Cond) (err *Error) {
-	// After fcrdns, `pass` is a result of FCrDNS. Otherwise, it is an action.
+	// After fcrdns, `pass` is a result of FCrDNS. Elsewhere, `pass` is an action.
 	if t := l.peek(); slices.Index(fcrdnsStates, t.text) < 0 && !t.is("{") {
 		c.Values = []Value{{Pos: c.Pos, Kind: WordValue, Text: "pass"}}
 		return nil

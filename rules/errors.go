@@ -33,8 +33,8 @@ func (e *Error) Error() string {
 	return e.Pos.String() + ": " + e.Msg
 }
 
-// Detail returns the error, the line of the file, a caret below the column, and the hint. Each of
-// them is a line that ends with a line feed.
+// Detail returns the error, the line of the file, a caret below the column, and the hint. Each part
+// is a line that ends with a line feed.
 func (e *Error) Detail() string {
 	var b strings.Builder
 	b.WriteString(e.Error() + "\n")

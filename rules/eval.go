@@ -43,10 +43,10 @@ type Verdict struct {
 	// making a decision.
 	Withheld Outcome
 	// Unsure reports whether a pass statement may match, because a table that it uses is not
-	// loaded. In this case, decisions are temporary, and no client is banned.
+	// loaded. While Unsure is set, decisions are temporary, and no client is banned.
 	Unsure bool
-	// Waiting reports whether a pass statement may match, because a DNS list has not answered. In
-	// this case, decisions because of other DNS lists are temporary.
+	// Waiting reports whether a pass statement may match, because a DNS list has not answered.
+	// While Waiting is set, decisions because of other DNS lists are temporary.
 	Waiting bool
 	// Score is the number of points that rules have added in this phase. The caller must add it to
 	// Facts.Score. Total is the sum of Score, Facts.Score and the points for evidence.
@@ -71,8 +71,8 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 }
 
 // Eval evaluates the policy on f in the phase f.Phase. If a pass statement matches, no rule
-// applies. Otherwise, the rules are evaluated in order until one of them makes a decision. The
-// other effects of all rules that matched before it also apply.
+// applies. If none matches, the rules are evaluated in order until one of them makes a decision.
+// The other effects of earlier rules that matched also apply.
 //
 // Rules marked observe make no decision, and their scores and tags are not used. Therefore, observe
 // mode reports exactly the decisions that enforce mode makes.

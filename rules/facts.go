@@ -25,8 +25,8 @@ type Facts struct {
 	Dst    netip.AddrPort // address of the listener, which may be a wildcard
 	RDNS   []byte         // reverse DNS name (PTR); empty if there is none
 	FCrDNS smtp.FCrDNS
-	// RDNSCut reports whether smtpd may have truncated RDNS. This is possible if its length is the
-	// maximum on this system (64 bytes on Linux). A truncated name proves nothing.
+	// RDNSCut reports whether smtpd may have truncated RDNS. A name may be truncated if its length
+	// is the maximum on this system (64 bytes on Linux). A truncated name proves nothing.
 	RDNSCut bool
 	Helo    []byte // argument of HELO or EHLO
 	// MailFrom and RcptTo are addresses without angle brackets and parameters. MailFrom is known

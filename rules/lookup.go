@@ -318,8 +318,8 @@ func checkLookups(k *checker) {
 	}
 }
 
-// beforeAnswers warns of a rule that is evaluated before most answers of its DNS lists arrive. This
-// happens if no request waits for the answers.
+// beforeAnswers warns of a rule that is evaluated before most answers of its DNS lists arrive. Most
+// answers arrive too late if no request waits for them.
 func beforeAnswers(k *checker, r *Rule) {
 	phases := r.Phases.List()
 	if len(phases) == 0 || phases[len(phases)-1] >= smtp.PhaseMailFrom {

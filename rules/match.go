@@ -337,8 +337,8 @@ func matchHelo(c *cond, f *Facts) Truth {
 
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom, false) }
 
-// A local part without a domain, such as postmaster@, means a local mailbox. Otherwise, a pass
-// statement for the postmaster would also exempt relay probes.
+// A local part without a domain, such as postmaster@, means a local mailbox. If it matched foreign
+// addresses, a pass statement for the postmaster would also exempt relay probes.
 func matchRcptTo(c *cond, f *Facts) Truth { return c.recorded(f, f.RcptTo, f.RcptLocal == No) }
 
 // recorded compares the values of c with a mail address whose local part may be hashed. Domains and
@@ -358,7 +358,7 @@ func (c *cond) recorded(f *Facts, b []byte, foreign bool) Truth {
 }
 
 // hidden reports whether p may match the original of a hashed address in domain. hidden ignores
-// that a role account with a detail is hashed, which is rare. Otherwise, all conditions on role
+// that a role account with a detail is hashed, which is rare, because all conditions on role
 // accounts would be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {

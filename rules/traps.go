@@ -262,8 +262,8 @@ func excluded(k *checker, a, not *Cond) {
 	}
 }
 
-// disjoint reports whether no session can match both a and b. This is the case if their fact has a
-// single value and they have no common value.
+// disjoint reports whether no session can match both a and b. Two conditions are disjoint if their
+// fact has a single value and they have no common value.
 func disjoint(a, b *Cond) bool {
 	if a.Word != b.Word || len(a.Values)*len(b.Values) == 0 || len(a.Values)*len(b.Values) > maxCompare {
 		return false
@@ -278,8 +278,8 @@ func disjoint(a, b *Cond) bool {
 	return true
 }
 
-// single reports whether the fact of the condition word has a single value. In this case, the fact
-// can match two values only if one of them includes the other.
+// single reports whether the fact of the condition word has a single value. A fact with a single
+// value can match two values only if one of them includes the other.
 func (v Value) single(word string) bool {
 	switch word {
 	case "src", "asn", "country", "fcrdns":

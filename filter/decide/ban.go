@@ -80,8 +80,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	}
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: restsOnListing(d, s, o.BanRule)}, at)
-		// A ban halves the count of failed logins and ends a spray. Otherwise, a phone with an old
-		// password would get its whole office banned again at its next login.
+		// A ban halves the count of failed logins and ends a spray. Without this, the next login of
+		// a phone with an old password would get its whole office banned again.
 		if o.BanRule.Has(rules.AuthFailure) {
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}

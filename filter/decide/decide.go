@@ -48,7 +48,7 @@ type decisions struct {
 	withheld *rules.Rule   // rule of the latest decision that was withheld because of the client's standing
 	tags     rules.TagSet
 	// late and wouldLate are rules about the number of recipients, for enforced and observed bans.
-	// These bans are delayed until the session ends.
+	// Bans by late and wouldLate are delayed until the session ends.
 	late, wouldLate *rules.Rule
 	shielded        bool // the client's standing prevented a ban
 }
@@ -126,8 +126,8 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 func (st *State) Passed() bool { return st.passing.rcpt }
 
 // ExemptReason returns why the client is omitted from exports. The reason is "pass" if a pass
-// statement exempted the client when it connected, or has matched one of its requests. Otherwise,
-// the reason is the result of memory.Peers.Excuse, which may be "".
+// statement exempted the client when it connected, or has matched one of its requests. Without a
+// pass statement, the reason is the result of memory.Peers.Excuse, which may be "".
 func (d *Decider) ExemptReason(s Subject, at int64) string {
 	switch {
 	case !s.Src.IsValid():
@@ -185,7 +185,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	return a, d.out
 }
 
-// exempts reports whether no rule applies in a phase. This is the case if there is no policy, or if
+// exempts reports whether no rule applies in a phase. No rule applies if there is no policy, or if
 // pass statements match all recipients.
 func (d *Decider) exempts(st *State, phase smtp.Phase) bool {
 	return d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && st.passing.tx && !st.passing.other
@@ -233,7 +233,7 @@ func (d *Decider) Awaits(s Subject, ev *smtp.Event, missing rules.ListSet) rules
 
 // End evaluates the rules for the end of a session. The client can no longer be answered, but it
 // can be banned. A count from earlier sessions is used only if this session adds to it; see Count.
-// Otherwise, every later session from the same address would renew the ban, even if another user's.
+// If every session were counted, sessions of other users of the address would renew a ban.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {

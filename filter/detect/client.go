@@ -175,9 +175,9 @@ func (c *Case) greets() bool {
 // local users greet with the name of their computer.
 func (c *Case) anyName() bool { return c.Internal || c.Submission }
 
-// provenHelo reports whether FCrDNS proves that the client may use the name in its greeting. This
-// is so if the name and the client's proven name have the same registered domain, and therefore the
-// same owner.
+// provenHelo reports whether FCrDNS proves that the client may use the name in its greeting. FCrDNS
+// proves this if the greeting and the client's proven name have the same registered domain, and
+// therefore the same owner.
 func (c *Case) provenHelo() bool {
 	name := bytes.TrimRight(c.ProvenName(), ".")
 	return len(name) > 0 && (bytes.EqualFold(name, bytes.TrimRight(c.Helo, ".")) || sameOwner(name, c.Helo))

@@ -320,9 +320,9 @@ func (e *Eraser) replace(s *store.Step) {
 }
 
 // replaced returns b with each of the person's names replaced by Marker. If this would more than
-// double the length of b, replaced returns only Marker. Otherwise, a client that sends many short
-// names could make the record exceed its maximum size. The result is valid until the next call with
-// the same buf.
+// double the length of b, replaced returns only Marker. This prevents a client that sends many
+// short names from making the record too long. The result is valid until the next call with the
+// same buf.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
 	if from < 0 {

@@ -299,7 +299,7 @@ type Close struct {
 }
 
 // End records an ended session and logs it. whole reports whether the session gets its own record.
-// Otherwise, it was added to an aggregate.
+// All other sessions are added to an aggregate.
 func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 	j.summarize(s, &st.summary, c.At)
 	r := store.Record{

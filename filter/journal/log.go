@@ -194,8 +194,8 @@ func appendPair(dst []byte, key string, value []byte) []byte {
 	return strconv.AppendQuoteToASCII(dst, string(value))
 }
 
-// plain reports whether value needs no quotes. This is the case if value is not empty and contains
-// no special characters of shells, logs or terminals.
+// plain reports whether value needs no quotes. A value needs no quotes if it is not empty and
+// contains no special characters of shells, logs or terminals.
 func plain(value []byte) bool {
 	for _, c := range value {
 		switch {

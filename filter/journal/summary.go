@@ -94,7 +94,7 @@ var (
 )
 
 // again returns the key that is the same for all repetitions of the line. Without a decision, the
-// key contains only one kind of evidence. Otherwise, a client could cause a separate line for each
+// key contains only one kind of evidence, so that a client cannot cause a separate line for each
 // combination of evidence.
 func (m *summary) again() logKey {
 	switch {

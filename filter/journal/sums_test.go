@@ -225,8 +225,9 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestOncePerSession checks that an evidence token counts a session only once. This must hold even
-// if a later finding in the session has a different organisation and a higher confidence.
+// TestOncePerSession checks that an evidence token counts a session only once. A later finding in
+// the session with a different organisation and a higher confidence must not count the session
+// again.
 func TestOncePerSession(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"

@@ -104,8 +104,8 @@ type Lists struct {
 	lines                          *Patterns[*Row]
 }
 
-// Builtin parses the shipped lists. This takes a few milliseconds. Builtin returns an error only if
-// the embedded lists are invalid.
+// Builtin parses the shipped lists in a few milliseconds. Builtin returns an error only if the
+// embedded lists are invalid.
 func Builtin() (*Lists, error) {
 	var rows []*Row
 	for _, list := range []struct{ name, file, text string }{
@@ -138,8 +138,8 @@ func (l *Lists) ASN(number uint32) (scanner, cloud *Row) {
 	return l.scannerASN[number], l.cloudASN[number]
 }
 
-// RDNS returns the rows that match a reverse DNS name. Each of them may be nil. A match proves
-// nothing unless the name passes FCrDNS, because the owner of an address can publish any name.
+// RDNS returns the rows that match a reverse DNS name. Each row may be nil. A match proves nothing
+// unless the name passes FCrDNS, because the owner of an address can publish any name.
 func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	scanner, cloud, allow = l.scannerName.find(name), l.cloudName.find(name), l.allows.find(name)
@@ -165,7 +165,7 @@ func (l *Lists) Word(name []byte) *Row {
 
 // Helo returns the rows that match a greeting. bot is a row about a bot, a misconfigured client or
 // a forged name. scanner is a row about an organisation or tool that tests servers. allow is a row
-// about a known sender. Each of them may be nil.
+// about a known sender. Each row may be nil.
 //
 // A client can greet with any name. The row allow therefore rules out only the evidence that the
 // client is a rented host. If the name is forged, allow is nil.

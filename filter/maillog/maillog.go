@@ -80,7 +80,7 @@ const (
 	maxSample  = 200 // bytes
 )
 
-// Options holds the callbacks of Read. Each of them may be nil.
+// Options holds the callbacks of Read. Each callback may be nil.
 type Options struct {
 	Delivered func(*Delivery)
 	Sent      func(*Sent)

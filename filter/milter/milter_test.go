@@ -222,8 +222,8 @@ disconnect closed`
 }
 
 // TestDisconnect checks that all further commands of a client that must be disconnected are
-// rejected. This includes commands after a permanent reply, because mail servers keep the
-// connection open after such a reply.
+// rejected. Mail servers keep the connection open after a permanent reply, so commands after such a
+// reply must also be rejected.
 func TestDisconnect(t *testing.T) {
 	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseConnect: {{Decision: smtp.Disconnect, Text: "554 5.7.1 No scanning"}, {Decision: smtp.Disconnect, Text: "450 4.7.1 Later"}}}}
 	c := serve(t, r)

@@ -143,7 +143,7 @@ func (s *Server) track(c net.Conn, open bool) bool {
 	return true
 }
 
-// once logs each kind of problem only once. Otherwise, a broken mail server could fill the log.
+// once logs each kind of problem only once, so that a broken mail server cannot fill the log.
 func (s *Server) once(kind, msg string, err error) {
 	if _, again := s.said.LoadOrStore(kind, true); !again {
 		s.Log.Warn(msg, "err", err)

@@ -192,10 +192,10 @@ func (s *session) sender(addr []byte, at int64) *smtp.Event {
 	return e
 }
 
-// refused reports whether the server itself has rejected the recipient. In this case, the macro
-// rcpt_mailer is "error", rcpt_host contains the enhanced status code (RFC 3463), and rcpt_addr
-// contains the reply's text. If rcpt_addr contains an address, Postfix has accepted the recipient,
-// but its transport is "error".
+// refused reports whether the server itself has rejected the recipient. For a rejected recipient,
+// the macro rcpt_mailer is "error", rcpt_host contains the enhanced status code (RFC 3463), and
+// rcpt_addr contains the reply's text. If rcpt_addr contains an address, Postfix has accepted the
+// recipient, but its transport is "error".
 func (s *session) refused() bool {
 	text := s.macros["rcpt_addr"]
 	return s.macros["rcpt_mailer"] == "error" && (!strings.Contains(text, "@") || strings.Contains(text, " "))
@@ -250,8 +250,8 @@ func (s *session) data(at int64) *smtp.Event {
 }
 
 // unknown returns the event for a command that the server does not know or does not offer. In a
-// transaction, it returns nil, because the line may be message text. This happens if the server
-// rejects DATA, which it does not report, and the client has sent the message without waiting for
+// transaction, unknown returns nil, because the line may be message text: the server does not
+// report that it has rejected DATA, and the client may have sent the message without waiting for
 // the reply.
 func (s *session) unknown(data []byte, at int64) *smtp.Event {
 	line, _, _ := cut(data)

@@ -133,8 +133,8 @@ func (p *Player) watch(e *events.Event) {
 // A session is replayed when a session that ended at least ten minutes after its start has been
 // added. Sessions are therefore replayed in the order of their starts.
 //
-// A session is late if a session with a later start was replayed before it. This happens if the
-// session lasted longer than ten minutes, or if more than 64 MiB of records are waiting.
+// A session is late if a session with a later start was replayed before it. A session is late if it
+// lasted longer than ten minutes, or if more than 64 MiB of records were waiting.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++

@@ -22,8 +22,8 @@ type Kind struct {
 	Short string // short description of the log and its server
 	// Unknown lists the facts that the log does not contain.
 	Unknown []string
-	// Tried reports whether the parser was tested with logs that the server has written. Otherwise,
-	// it was written from the published description of the format.
+	// Tried reports whether the parser was tested with logs that the server has written. If Tried
+	// is not set, the parser was written from the published description of the format.
 	Tried bool
 	// Syslog reports whether the lines have a syslog prefix.
 	Syslog bool

@@ -13,8 +13,8 @@ type Options struct {
 	Zone *time.Location
 	// Date is the date of the first line. Date is used if the lines of the log have no date.
 	Date time.Time
-	// Prompt reports whether a session is reported as soon as it ends. Otherwise, it is reported
-	// when its messages have been delivered. Prompt only affects logs of Postfix.
+	// Prompt reports whether a session is reported as soon as it ends. Without Prompt, a session is
+	// reported when its messages have been delivered. Prompt only affects logs of Postfix.
 	Prompt bool
 }
 

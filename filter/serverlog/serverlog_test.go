@@ -451,7 +451,7 @@ func BenchmarkLines(b *testing.B) {
 }
 
 // TestSameSecond checks that sessions with the same client, process and second have different ids.
-// This must hold even if another session that started before them ends between them.
+// The ids must differ even if another session that started before them ends between them.
 func TestSameSecond(t *testing.T) {
 	log := `Nov 29 07:42:59 mx postfix/smtpd[303]: connect from unknown[203.0.113.23]
 Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
@@ -691,8 +691,8 @@ func TestLogTimezone(t *testing.T) {
 	}
 }
 
-// TestManyMessages checks that the number of waiting messages is limited. This must hold even if
-// their sessions remain open or a queue identifier is reused.
+// TestManyMessages checks that the number of waiting messages is limited. The limit must hold even
+// if the sessions remain open or a queue identifier is reused.
 func TestManyMessages(t *testing.T) {
 	r := New(ByName("postfix"), discard{}, Options{Zone: time.UTC, Date: newest})
 	stamps := maillog.NewSyslog(time.UTC, newest)

@@ -60,8 +60,8 @@ const (
 )
 
 // tick handles the time of a line. tick reports the sessions that have been idle too long, and
-// returns the time to use for the line. The returned time never goes back by more than a minute.
-// Otherwise, a single line with a wrong time could end all sessions.
+// returns the time to use for the line. The returned time never goes back by more than a minute, so
+// that a single line with a wrong time cannot end all sessions.
 func (t *table) tick(at int64) int64 {
 	switch {
 	case at-t.clock().UnixMicro() > ahead:

@@ -109,7 +109,7 @@ func (t *transcript) line(l *maillog.Line) verdict {
 }
 
 // session returns the session to which a line belongs. If the log lacks the start of the session, a
-// new session begins with this line. In this case, the line must contain the address.
+// new session begins with this line, which must contain the address.
 func (t *transcript) session(key []byte, at int64, addr []byte) *session {
 	if s := t.get(key, at); s != nil || addr == nil {
 		return s

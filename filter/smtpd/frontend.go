@@ -189,8 +189,8 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 }
 
 // outcome prepares an event with the outcome of the current command. outcome returns nil if the
-// command already has an outcome. This may happen because smtpd reports an error in the input also
-// as an outcome of the previous command.
+// command already has an outcome. A second outcome is possible, because smtpd reports an error in
+// the input also as an outcome of the previous command.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil

@@ -7,8 +7,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Allowed returns d if it is valid in the phase. Otherwise, it returns the closest decision that is
-// valid. smtpd exits if a decision is invalid.
+// Allowed returns d, or the closest decision that is valid in the phase. smtpd exits if a decision
+// is invalid.
 func Allowed(d smtp.Decision, phase ID) smtp.Decision {
 	s := &specs[phase]
 	if d == smtp.Junk && !s.junk || d >= smtp.Reject && !s.refuse || d > smtp.Disconnect {

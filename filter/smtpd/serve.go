@@ -246,7 +246,7 @@ func (s *server) appendRegistration(dst []byte) []byte {
 	return append(dst, "register|ready\n"...)
 }
 
-// once logs one line of each kind, and at most 100 lines. Otherwise, a broken smtpd could fill the
+// once logs one line of each kind, and at most 100 lines, so that a broken smtpd cannot fill the
 // log.
 func (s *server) once(kind, format string, args ...any) {
 	if s.options.Log == nil || s.said[kind] || len(s.said) >= 100 {

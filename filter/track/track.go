@@ -305,13 +305,12 @@ func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
-// Exempt reports whether nothing in the session can be evidence against the client's address. This
-// is the case if the session uses the local socket, is authenticated, comes from the table
-// "friends", or has no address.
+// Exempt reports whether nothing in the session can be evidence against the client's address. A
+// session is exempt if it uses the local socket, is authenticated, comes from the table "friends",
+// or has no address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
-// ProvenName returns the reverse DNS name if it passes FCrDNS and is not truncated. Otherwise, it
-// returns nil.
+// ProvenName returns the reverse DNS name, or nil if the name fails FCrDNS or is truncated.
 func (s *Session) ProvenName() []byte {
 	if s.FCrDNS == smtp.FCrDNSPass && !s.RDNSCut {
 		return s.RDNS

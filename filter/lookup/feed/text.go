@@ -169,7 +169,7 @@ func parseAddresses(c *collector, content []byte) error {
 }
 
 // parsePlain adds the addresses and AS numbers at the start of each line, or the name in the line.
-// A name must be the only word in its line. Otherwise, prose would be read as a list of names.
+// A name must be the only word in its line, so that prose is not read as a list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		word, more := firstWord(line)
