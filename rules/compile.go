@@ -277,7 +277,7 @@ func compileConds(p *Policy, trees []*Cond) []cond {
 			}
 		}
 	}
-	// If the name of a hosting provider's host fails FCrDNS, the evidence for it has low
+	// If the name of a rented host fails FCrDNS, the evidence that the host is rented has low
 	// confidence. A rule that requires the evidence and the failure could otherwise never match, so
 	// it accepts low confidence.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {

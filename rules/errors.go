@@ -173,7 +173,7 @@ func distance(a, b string) int {
 
 // A removedWord is a word of an earlier version of the language, with the word that replaces it.
 type removedWord struct {
-	word, arg string // if arg is empty, word with any argument
+	word, arg string // an empty arg means any argument
 	hint      string
 }
 

@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// decode decodes a line with its newline. The test fails if the line contains other bytes than
-// printable ASCII, unknown keys, or text after the JSON object.
+// decode decodes a line with its newline. The test fails if the line contains unprintable
+// characters, non-ASCII characters, unknown keys, or text after the JSON object.
 func decode(t *testing.T, text []byte) object {
 	t.Helper()
 	body, ended := bytes.CutSuffix(text, []byte("\n"))

@@ -73,8 +73,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	return v, false
 }
 
-// appendLower appends text in lower case. ascii is false if text contains other characters than
-// ASCII or does not fit into dst.
+// appendLower appends text in lower case. ascii is false if text is not ASCII or does not fit into
+// dst.
 func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	if len(text) > cap(dst) {
 		return nil, false

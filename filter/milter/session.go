@@ -125,7 +125,7 @@ func (s *session) refusedConnection(text string, at int64) *smtp.Event {
 	return e
 }
 
-// line returns the event for a command from the client. The milter protocol does not contain the
+// line returns the event for a command from the client. The milter protocol does not transmit the
 // text of the command.
 func (s *session) line(verb smtp.Verb, at int64) *smtp.Event {
 	s.spoke, s.sent = true, s.sent || verb == smtp.VerbMail

@@ -219,7 +219,7 @@ func lose(p *Player, v *playback) {
 	v.loseOmitted()
 }
 
-// loseOmitted counts the messages whose steps are missing in the record as lost.
+// loseOmitted counts messages as lost if their steps are missing from the record.
 func (v *playback) loseOmitted() {
 	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-v.lostAll, 0), maxPadded) {
 		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})

@@ -229,8 +229,8 @@ func eximAddress(s []byte) (addr netip.AddrPort, rest []byte) {
 
 // greetingEnd returns the index of the parenthesis at the end of the greeting at the start of s. If
 // the end is uncertain, it returns -1. If Exim is configured to accept any greeting, the greeting
-// may contain text that looks like an address, and so may later parts of the line. Of several such
-// addresses, the client's is the one that has an open connection.
+// may contain text that looks like an address, and so may later parts of the line. If several parts
+// of the line look like addresses, the client's address is the one with an open connection.
 func (x *exim) greetingEnd(s []byte) int {
 	first, open := -1, -1
 	var client, opened netip.AddrPort

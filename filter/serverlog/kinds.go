@@ -2,8 +2,8 @@
 // a log and reports the events of each session after the session has ended.
 //
 // Evidence against a client must be certain, but evidence in its favour need not be. Each session
-// is therefore reported as a whole, and accepted recipients come before rejected ones. If a command
-// is missing in the log, this is not evidence. Kinds lists the facts that each kind of log lacks.
+// is therefore reported as a whole, and accepted recipients come before rejected ones. A command
+// that is missing from the log is not evidence. Kinds lists the facts that each kind of log lacks.
 // All kinds lack the following facts:
 //
 //   - how many sessions a client has open at the same time
