@@ -425,8 +425,8 @@ func TestListLog(t *testing.T) {
 	}
 }
 
-// TestListReplay checks that a replay uses the recorded answers. If no answer was recorded, it is
-// unknown.
+// TestListReplay checks that a replay uses the recorded answers. If no answer was recorded, the
+// answer is unknown.
 func TestListReplay(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	for i, codes := range [][]string{{"127.0.0.2"}, nil, {"127.0.0.77"}} {

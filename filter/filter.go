@@ -126,7 +126,7 @@ func (p *Pipeline) Use(settings *Settings) { p.next.Store(settings) }
 // Open returns the number of open sessions. Open is safe for concurrent use.
 func (p *Pipeline) Open() int64 { return p.table.count.Load() }
 
-// Site sets the mail server's name. For smtpd, this is the site name in smtpd.conf(5).
+// Site sets the mail server's name. For smtpd, the name is the site name in smtpd.conf(5).
 func (p *Pipeline) Site(name string) {
 	p.site.Admin = []byte(name)
 	p.journal.Site(p.site.Admin)
@@ -188,7 +188,8 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 }
 
 // spare sends watchers the event "exempt" if a pass statement has matched a request, and the
-// session has findings or a ban. Companion processes must not report the client after this event.
+// session has findings or a ban. After an event "exempt", companion processes must not report the
+// client.
 func spare(p *Pipeline, s *session, at int64) {
 	if p.o.Watch == nil || s.spared || !s.decide.Exempted || !s.detect.Has() && s.decide.Banned == nil {
 		return
@@ -432,8 +433,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open when a stream of events ends. The stream's end cut
-// off these sessions, so it is unknown how their clients would have ended them.
+// Leave records the sessions that are still open when a stream of events ends. The end of the
+// stream cut off these sessions, so it is unknown how the sessions would have ended.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())

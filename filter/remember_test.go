@@ -283,9 +283,9 @@ func TestDistributedHarvest(t *testing.T) {
 }
 
 // TestGuesser checks that a client that guesses passwords on the submission port is banned for ten
-// minutes. After half as many further failures, it must be banned again. The following must not be
-// affected: other users in the network, users who mistype their password, and an office with a
-// phone that uses an old password.
+// minutes. After half as many further failures, the client must be banned again. The following must
+// not be affected: other users in the network, users who mistype their password, and an office with
+// a phone that uses an old password.
 func TestGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {

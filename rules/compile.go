@@ -103,8 +103,8 @@ func (c *Config) Settings() Settings {
 // Options holds the functions that a policy needs.
 type Options struct {
 	// Load loads a table whose entries are not in the configuration. If Load returns nil,
-	// conditions on the table are unknown. If Load itself is nil, all such tables are treated as
-	// not loaded.
+	// conditions on the table are unknown. If Load itself is nil, tables whose entries are not in
+	// the configuration are not loaded.
 	Load func(Source) (Table, error)
 }
 
@@ -311,7 +311,7 @@ func (p *Policy) InMode(m Mode) *Policy {
 }
 
 // Only returns a copy of p that contains only the rule with the given name. The copy also contains
-// all pass statements, weights and tables. If there is no such rule, Only returns nil.
+// all pass statements, weights and tables. If no rule has the given name, Only returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}

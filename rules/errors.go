@@ -131,7 +131,7 @@ func didYouMean(wrong string, words []string) string {
 }
 
 // Nearest returns the word that is most similar to the mistyped word wrong. If no word is similar,
-// it returns "".
+// Nearest returns "".
 func Nearest(wrong string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
@@ -188,8 +188,8 @@ var removedWords = []removedWord{
 	{"campaign", "", "remove it: use `count unknown-recipient > 20 in 1h by site`, or evidence probed-recipient"},
 }
 
-// replacement returns a hint for a removed word with an argument. For all other words, it returns
-// "".
+// replacement returns a hint for a removed word with an argument. For all other words, replacement
+// returns "".
 func replacement(word, arg string) string {
 	for _, r := range removedWords {
 		if r.word == word && (r.arg == "" || r.arg == arg) {

@@ -36,8 +36,8 @@ type Verdict struct {
 	Pass *Pass
 	// Act is the outcome that must be enforced. Act is empty in observe mode.
 	Act Outcome
-	// Would is the outcome that is only observed. In observe mode, this is the outcome of all
-	// rules. In enforce mode, it is the outcome of the rules marked observe.
+	// Would is the outcome that is only observed. In observe mode, Would is the outcome of all
+	// rules. In enforce mode, Would is the outcome of the rules marked observe.
 	Would Outcome
 	// Withheld is the outcome of the first rule that the client's standing has prevented from
 	// making a decision.
@@ -71,8 +71,8 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 }
 
 // Eval evaluates the policy on f in the phase f.Phase. If a pass statement matches, no rule
-// applies. If none matches, the rules are evaluated in order until one of them makes a decision.
-// The other effects of earlier rules that matched also apply.
+// applies. If no pass statement matches, the rules are evaluated in order until one of them makes a
+// decision. The other effects of earlier rules that matched also apply.
 //
 // Rules marked observe make no decision, and their scores and tags are not used. Therefore, observe
 // mode reports exactly the decisions that enforce mode makes.
@@ -218,8 +218,9 @@ func (r *Rule) Has(e Evidence) bool {
 	return false
 }
 
-// countsRecipients reports whether c counts recipients. The result of such a condition depends on
-// the current recipient, because it never matches a recipient that is known to exist.
+// countsRecipients reports whether c counts recipients. The result of a condition that counts
+// recipients depends on the current recipient, because the condition never matches a recipient that
+// is known to exist.
 func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }

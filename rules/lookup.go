@@ -251,8 +251,8 @@ func (p *Policy) RestsOn(r *Rule, list string) bool {
 	})
 }
 
-// matchListed returns Yes if one of the condition's DNS lists contains the client. If none does, it
-// returns Unknown if one has not answered, and No otherwise.
+// matchListed returns Yes if one of the condition's DNS lists contains the client, Unknown if a
+// list has not answered, and otherwise No.
 func matchListed(c *cond, f *Facts) Truth {
 	answer := No
 	for _, v := range c.tree.Values {

@@ -167,8 +167,7 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if one of the tables matches. If none does, it returns Unknown if a table is not
-// loaded, and No otherwise.
+// ask returns Yes if one of the tables matches, Unknown if a table is not loaded, and otherwise No.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -337,8 +336,8 @@ func matchHelo(c *cond, f *Facts) Truth {
 
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom, false) }
 
-// A local part without a domain, such as postmaster@, means a local mailbox. If it matched foreign
-// addresses, a pass statement for the postmaster would also exempt relay probes.
+// A local part without a domain, such as postmaster@, means a local mailbox. If postmaster@ matched
+// foreign addresses, a pass statement for the postmaster would also exempt relay probes.
 func matchRcptTo(c *cond, f *Facts) Truth { return c.recorded(f, f.RcptTo, f.RcptLocal == No) }
 
 // recorded compares the values of c with a mail address whose local part may be hashed. Domains and

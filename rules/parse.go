@@ -264,8 +264,8 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
 }
 
-// expand replaces the macros in the rest of the line with their tokens. Errors in these tokens are
-// reported at the position of the macro's name.
+// expand replaces the macros in the rest of the line with their tokens. Errors in the tokens of a
+// macro are reported at the position of its name.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {

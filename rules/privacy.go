@@ -59,7 +59,7 @@ func (c *Companion) publication() string {
 var plainBodies = []string{"chat", "text"}
 
 // DescribePrivacy writes a text for users. DescribePrivacy lists the stored data and how long each
-// kind is kept. The argument kept lists this for the data in the state.
+// kind is kept. The argument kept lists how long the data in the state is kept.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")

@@ -24,8 +24,8 @@ var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNam
 // session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow lists the evidence that always has low confidence. Conditions never match such
-// evidence, and it is not counted.
+// alwaysLow lists the evidence that always has low confidence. Evidence in alwaysLow never matches
+// a condition and is not counted.
 var alwaysLow = []string{"syntax-error"}
 
 // notOfUsers lists the evidence that is not about a user.

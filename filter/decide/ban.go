@@ -80,8 +80,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	}
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: restsOnListing(d, s, o.BanRule)}, at)
-		// A ban halves the count of failed logins and ends a spray. Without this, the next login of
-		// a phone with an old password would get its whole office banned again.
+		// A ban halves the count of failed logins and ends a spray. Without the halved count, the
+		// next login of a phone with an old password would get its whole office banned again.
 		if o.BanRule.Has(rules.AuthFailure) {
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
@@ -98,7 +98,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 }
 
 // restsOnListing reports whether a rule may have matched only because the client is on a DNS list.
-// If the list withdraws the listing, such a ban is revoked; see memory.Bans.RevokeListed.
+// A ban because of a listing is revoked if the list withdraws the listing; see
+// memory.Bans.RevokeListed.
 func restsOnListing(d *Decider, s Subject, rule *rules.Rule) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Listed && d.Policy.RestsOn(rule, l.Name) })
 }
@@ -156,8 +157,8 @@ func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban
 }
 
 // applies reports whether a ban affects s; see unaffected. applies also records the result for bans
-// of other hosts. An export to a firewall includes such a ban only after it has rejected a client
-// here, and not while a client is exempt from it.
+// of other hosts. A firewall export includes another host's ban only after the ban has rejected a
+// client here, and not while a client is exempt from the ban.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	why := d.unaffected(s, b, at)
 	switch {

@@ -37,7 +37,7 @@ type passState struct {
 	other bool // an accepted recipient of the transaction matches no pass statement
 }
 
-// decisions holds the decisions that were made under one policy. When the policy is replaced, these
+// decisions holds the decisions that were made under one policy. When the policy is replaced, its
 // decisions are discarded.
 type decisions struct {
 	policy   *rules.Policy
@@ -314,8 +314,8 @@ func (d *Decider) trace(s Subject, f *rules.Facts, a smtp.Answer) {
 	}
 }
 
-// Count implements rules.Counter. At the end of a session, it returns 0 if the session does not add
-// to the count.
+// Count implements rules.Counter. At the end of a session, Count returns 0 if the session does not
+// add to the count.
 func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, by rules.Key) (int, bool) {
 	if d.asked == nil {
 		return 0, false

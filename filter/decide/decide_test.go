@@ -75,7 +75,7 @@ func (b *bench) mail(addr string) string {
 	return a
 }
 
-// rcpt sends RCPT. The server accepts it unless a rule rejects it.
+// rcpt sends RCPT, which the server accepts unless a rule rejects the recipient.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {
@@ -390,8 +390,8 @@ func TestReturn(t *testing.T) {
 	}
 }
 
-// peers returns rows of another host. According to the rows, it has accepted mail from the client.
-// If a domain is given, the mail came from another client in this domain.
+// peers returns rows of another host. According to the rows, the other host has accepted mail from
+// the client. If a domain is given, the mail came from another client in this domain.
 func (b *bench) peers(domain string) (rows []memory.Foreign) {
 	other := memory.New()
 	other.Announce()

@@ -29,8 +29,9 @@ var clientDetectors = []detector{
 }
 
 // reverseDNS reports a client without a reverse DNS name, or with a name that fails FCrDNS. smtpd
-// truncates long names. A truncated name always fails, so it is not reported. If the server has
-// reported neither a name nor an FCrDNS result, the client may have a name, so nothing is reported.
+// truncates long names. A truncated name always fails FCrDNS, so it is not reported. If the server
+// has reported neither a name nor an FCrDNS result, the client may have a name, so nothing is
+// reported.
 func reverseDNS(c *Case) {
 	switch {
 	case c.nameUnreported():
@@ -42,7 +43,7 @@ func reverseDNS(c *Case) {
 }
 
 // nameUnreported reports whether the server has not reported if the client has a reverse DNS name.
-// Some logs lack this information.
+// Some logs do not contain reverse DNS names.
 func (c *Case) nameUnreported() bool { return len(c.RDNS) == 0 && c.FCrDNS == smtp.FCrDNSUnknown }
 
 // listedAddress reports a client whose address is in the shipped lists. A name that passes FCrDNS

@@ -407,8 +407,8 @@ type Question struct {
 	Lists []string   `json:"lists"` // IDs of the lists; see rules.Lookup.ID
 }
 
-// Questions returns the next questions. If there are none, it waits until there is one, the lists
-// change, the given time has passed, or ctx is done.
+// Questions returns the next questions. If there are no questions, Questions waits until there is
+// one, the lists change, the given time has passed, or ctx is done.
 func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	t.mu.Lock()
 	t.readers++

@@ -153,8 +153,8 @@ type Eraser struct {
 	bufs   [numTexts][]byte
 }
 
-// New returns an Eraser. key is the hash key in the state directory. Without it, hashes of the name
-// are kept. delimiter separates a mailbox from its detail.
+// New returns an Eraser. key is the hash key in the state directory. Without the key, hashes of the
+// name are kept. delimiter separates a mailbox from its detail.
 func New(s Subject, key []byte, delimiter byte) *Eraser {
 	e := &Eraser{subject: s, delimiter: delimiter}
 	if len(s.name) == 0 {
@@ -182,8 +182,8 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 	return e
 }
 
-// Edit returns the record without the person. If the record does not mention the person, it returns
-// nil. Edit is a store.Edit.
+// Edit returns the record without the person. If the record does not mention the person, Edit
+// returns nil. Edit is a store.Edit.
 func (e *Eraser) Edit(r *store.Record) *store.Record {
 	own := e.Own(r)
 	if !own && !e.mentions(r) {

@@ -210,8 +210,8 @@ func TestTimesAreRFC3339(t *testing.T) {
 	}
 }
 
-// readable returns the value that is expected after encoding and decoding. In this value, invalid
-// bytes are replaced, and long text is truncated between two characters.
+// readable returns the value that is expected after encoding and decoding. In the expected value,
+// invalid bytes are replaced, and long text is truncated between two characters.
 func readable(value string) string {
 	var kept []rune
 	for i := 0; i < len(value); {

@@ -17,7 +17,7 @@ type hider struct {
 }
 
 // mailbox returns the address of a sender or recipient. The address is hashed if the privacy level
-// requires this.
+// requires it.
 func (h *hider) mailbox(addr []byte) []byte {
 	if h.hasher == nil || !h.all || len(addr) == 0 {
 		return addr

@@ -32,8 +32,8 @@ type Options struct {
 	Watch func(*events.Event)
 }
 
-// A Journal writes the records, log lines and watch events of all sessions. Only its Sums are safe
-// for concurrent use.
+// A Journal writes the records, log lines and watch events of all sessions. Only the Sums of a
+// Journal are safe for concurrent use.
 type Journal struct {
 	server []byte // name of the mail server
 	o      Options

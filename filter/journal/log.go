@@ -85,8 +85,8 @@ func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	return l.limit(k.kind).allow(at, 1)
 }
 
-// due logs the number of repetitions of each window that has ended. If all is set, it does so for
-// every window.
+// due logs the number of repetitions of each window that has ended. If all is set, due logs the
+// repetitions of every window.
 func (l *logger) due(log func([]byte), now int64, all bool) {
 	for l.first < len(l.order) {
 		w := &l.order[l.first]
@@ -132,8 +132,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs how many sessions are missing from the log because of the rate limit. unlogged does
-// this at most once a minute unless all is set.
+// unlogged logs how many sessions are missing from the log because of the rate limit. unlogged logs
+// the number at most once a minute unless all is set.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return

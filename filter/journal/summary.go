@@ -26,7 +26,7 @@ type summary struct {
 	banned, observed bool
 
 	// The following fields describe the most severe enforced decision. If no decision is enforced,
-	// they describe the most severe observed decision.
+	// the fields describe the most severe observed decision.
 	decided  bool
 	enforced bool
 	decision smtp.Decision

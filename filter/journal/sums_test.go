@@ -381,8 +381,8 @@ func TestIDsOfManySources(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that all sources beyond the limit share one aggregate. The counts in this
-// aggregate must be exact, and it must estimate the number of sources.
+// TestCommonSum checks that all sources beyond the limit share one aggregate. The counts in the
+// common aggregate must be exact, and the number of sources must be estimated.
 func TestCommonSum(t *testing.T) {
 	const sources, each = 15_000, 3
 	p := play(t, 1<<40)

@@ -36,8 +36,8 @@ const (
 	KnownSenders = "known-senders" // senders that are known to be legitimate, even if their name or network is suspicious
 )
 
-// The code uses these evidence tokens. All other tokens occur only in the lists, so a list may use
-// new tokens without a change to the code.
+// The code uses the following evidence tokens. All other tokens occur only in the lists, so a list
+// may use new tokens without a change to the code.
 const (
 	scanner    = "scanner"
 	cloud      = "cloud"

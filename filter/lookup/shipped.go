@@ -68,7 +68,7 @@ func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 }
 
 // A tableReader reads integers from an embedded table. A tableReader panics if the text is too
-// short. Tests of the table ensure that this does not happen.
+// short. Tests of the table ensure that the text is long enough.
 type tableReader struct{ text string }
 
 func (t *tableReader) at(offset int) tableReader { return tableReader{t.text[offset:]} }

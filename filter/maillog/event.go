@@ -40,7 +40,7 @@ var others = map[string][]string{
 }
 
 // parseEvent parses the text that smtpd logged, without the program name. ok is false if a line
-// about a session is malformed. For example, it may be truncated.
+// about a session is malformed. For example, the line may be truncated.
 func parseEvent(text []byte) (e event, ok bool) {
 	var rest []byte
 	if e.session, rest, ok = cutHex(text, 16); !ok || len(rest) == 0 || rest[0] != ' ' {

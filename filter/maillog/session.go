@@ -13,7 +13,7 @@ const (
 	maxEnvelopes = 1_000_000 // number of envelopes that are stored to recognise duplicates
 )
 
-// A fifo is a map with a maximum size. When it is full, a new key replaces the oldest one.
+// A fifo is a map with a maximum size. When a fifo is full, a new key replaces the oldest one.
 type fifo[K comparable, V any] struct {
 	limit int
 	rows  map[K]V

@@ -79,7 +79,7 @@ func (l *Log) Cut() bool { return l.cut }
 func (l *Log) Read() (read, size int64) { return l.read.Load(), l.size }
 
 // First returns the time of the first line of a syslog, in microseconds since 1970. For a log
-// opened with OpenRaw, it returns the modification time of the file.
+// opened with OpenRaw, First returns the modification time of the file.
 func (l *Log) First() int64 {
 	if l.first != 0 {
 		return l.first
@@ -87,8 +87,8 @@ func (l *Log) First() int64 {
 	return l.clock.newest
 }
 
-// ModTime returns the modification time of the file. For standard input, it returns the value of
-// now that was passed to Open or OpenRaw.
+// ModTime returns the modification time of the file. For standard input, ModTime returns the value
+// of now that was passed to Open or OpenRaw.
 func (l *Log) ModTime() time.Time { return time.UnixMicro(l.clock.newest) }
 
 // OpenRaw opens a log that was not written by syslogd(8). The name "-" stands for standard input.

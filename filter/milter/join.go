@@ -119,8 +119,8 @@ const (
 	// JoinWait is the time that a session which has ended in the milter waits for the log. A
 	// session in the log waits as long for the end of the milter's session. Clients never wait.
 	JoinWait = 5 * time.Second
-	// logSilence is the time without a message from the program that reads the log. After this
-	// time, sessions no longer wait for the log.
+	// logSilence is the time without a message from the program that reads the log. When logSilence
+	// has passed, sessions no longer wait for the log.
 	logSilence = 30 * time.Second
 	// maxSkew is the maximum difference between the start of a session in the log and in the
 	// milter. There is a difference because some logs contain only whole seconds. The difference

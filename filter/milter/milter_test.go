@@ -275,8 +275,8 @@ func FuzzConn(f *testing.F) {
 	})
 }
 
-// TestRefusals checks which rejections count as rejected recipients. Only those of a missing
-// mailbox or of relaying do.
+// TestRefusals checks that a rejection counts as a rejected recipient only if the mailbox is
+// missing or relaying is denied.
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		status, text string
@@ -422,9 +422,9 @@ func TestMacros(t *testing.T) {
 	}
 }
 
-// TestEnds checks sessions that are open when a server stops. If the mail server stops, their
-// ending is unknown. If this package's server stops, they have not ended. In both cases, the rules
-// for the end of the session must not impose a ban.
+// TestEnds checks sessions that are open when a server stops. If the mail server stops, the ending
+// of a session is unknown. If this package's server stops, the session has not ended. In both
+// cases, the rules for the end of the session must not impose a ban.
 func TestEnds(t *testing.T) {
 	for _, stop := range []bool{false, true} {
 		r := new(recorder)

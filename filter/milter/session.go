@@ -223,8 +223,8 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 }
 
 // refusals maps enhanced status codes (RFC 3463) of rejections to their causes, for replies whose
-// text matches. Only these rejections are about the recipient. Other rejections may be about the
-// client, for example because of a block list, and must not be evidence of a harvest.
+// text matches. Only rejections in refusals are about the recipient. Other rejections may be about
+// the client, for example because of a block list, and must not be evidence of a harvest.
 //
 // By default, Postfix checks the client, the greeting and the sender only at RCPT
 // (smtpd_delay_reject). If a transport is blocked, Postfix replies with 5.1.1 and the

@@ -101,7 +101,7 @@ func newWire(rw io.ReadWriter) *wire {
 	return w
 }
 
-// read reads a packet. If the input ends before a packet, it returns io.EOF.
+// read reads a packet. If the input ends before a packet, read returns io.EOF.
 func (w *wire) read() (p packet, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(w.in, head[:4]); err != nil {

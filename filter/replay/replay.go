@@ -43,8 +43,8 @@ type Options struct {
 	// Skipped, if set, is called for each recorded step that cannot happen under the policy.
 	Skipped func(*store.Step)
 	// AskRefused means that the policy is also asked about commands that a filter rejected when the
-	// session was recorded. By default, it is not asked about them, because another filter may have
-	// rejected the command before this filter was asked.
+	// session was recorded. By default, the policy is not asked about these commands, because
+	// another filter may have rejected them before this filter was asked.
 	AskRefused bool
 }
 
@@ -58,7 +58,7 @@ type Outcome struct {
 	Junked  int       // number of messages that are marked as junk now, but were not when recorded
 	Login   bool      // the session is rejected now, although it has a successful login in its record
 	// Ended reports whether a rule rejected the client when the session was recorded. Resumed
-	// reports whether the policy accepts this client now. The rest of such a session is unknown.
+	// reports whether the policy accepts this client now. The rest of a resumed session is unknown.
 	Ended, Resumed bool
 }
 

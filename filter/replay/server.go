@@ -119,7 +119,7 @@ func (p *Player) flush(v *playback) {
 	}
 }
 
-// reply reports the reply to a command. If the code is unknown, it is 0.
+// reply reports the reply to a command. An unknown code is 0.
 func (p *Player) reply(v *playback, verb smtp.Verb, code uint32, text []byte) {
 	if code == 0 {
 		return

@@ -69,7 +69,7 @@ func helo(p *Player, v *playback, s *store.Step) {
 	if s.Result != smtp.ResultOK && !v.next.filtered {
 		p.now = v.newest
 		failHelo(p, v, s, s.Code, v.text(s))
-		return // the server rejects such a greeting without asking the filter
+		return // the server rejects an invalid greeting without asking the filter
 	}
 	v.unhelo = !p.ask(v, smtp.PhaseHelo, s.Text, nil)
 	switch {

@@ -92,7 +92,7 @@ func stringEnd(b []byte) int {
 	return 0
 }
 
-// str returns the value of a JSON string. If b is not a string, it returns "".
+// str returns the value of a JSON string. If b is not a string, str returns "".
 func str(b []byte) string {
 	if len(b) < 2 || b[0] != '"' {
 		return ""
@@ -105,7 +105,8 @@ func str(b []byte) string {
 	return s
 }
 
-// number returns the value of a JSON number. If the number has a sign or a fraction, it returns 0.
+// number returns the value of a JSON number. If the number has a sign or a fraction, number returns
+// 0.
 func number(b []byte) (n uint64) {
 	for _, c := range b {
 		if c < '0' || c > '9' || n > 1<<56 {

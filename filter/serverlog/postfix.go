@@ -526,7 +526,7 @@ func (r *rejection) cause() smtp.Cause {
 }
 
 // text returns TEXT of a reply "5.1.1 <RECIPIENT>: TEXT". If the reply is not about the recipient,
-// it returns nil. Postfix may omit the quotes of the recipient.
+// text returns nil. Postfix may omit the quotes of the recipient.
 func (r *rejection) text() []byte {
 	_, rest, _ := bytes.Cut(r.reply, []byte(" <"))
 	for _, addr := range [...][]byte{r.recipient, unquoted(r.recipient)} {

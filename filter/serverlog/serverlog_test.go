@@ -483,7 +483,7 @@ Nov 29 09:43:03 mx postfix/smtpd[303]: disconnect from unknown[203.0.113.23] ehl
 }
 
 // TestLogins checks that a login is counted even if the log does not contain the user. With Prompt,
-// it must be counted before the messages of the session are delivered.
+// a login must be counted before the messages of the session are delivered.
 func TestLogins(t *testing.T) {
 	log := `Nov 29 07:40:00 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]:1025
 Nov 29 07:40:01 mx postfix/smtpd[1]: warning: unknown[203.0.113.1]:1025: SASL PLAIN authentication failed: UGFzc3dvcmQ6, sasl_username=joe

@@ -13,7 +13,7 @@ import (
 // Limits on the size of a session.
 const (
 	// maxAlike is the maximum number of steps of a session that have the same kind, result and
-	// cause. If the arguments are equal as well, the maximum is half of it. Further steps are
+	// cause. For steps with equal arguments, the maximum is half of maxAlike. Further steps are
 	// omitted. Each kind has its own limit, so that harmless steps cannot displace evidence.
 	maxAlike   = 300
 	maxName    = 255 // RFC 5321 section 4.5.3.1.2
@@ -105,8 +105,8 @@ func (s *session) keep(b []byte) span {
 
 func (s *session) get(p span) []byte { return s.text[p.from:p.to] }
 
-// add adds a step with its argument and reply. If the session already has too many steps of this
-// kind, the step is omitted.
+// add adds a step with its argument and reply. The step is omitted if the session already has too
+// many similar steps.
 func (s *session) add(st step, a, b []byte) {
 	s.count[st.verb]++
 	if s.full(&st, a) {

@@ -20,8 +20,8 @@ type dialect struct {
 	// the line contains it, and the rest of the line.
 	split          func(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool)
 	client, server []byte // start of lines from the client and from the server
-	// connected and closed are parts of the lines at the start and end of a session. Unless every
-	// line contains the client's address, it follows connected.
+	// connected and closed are parts of the lines at the start and end of a session. The client's
+	// address follows connected, unless every line contains the address.
 	connected, closed []byte
 	// dateless reports whether the lines contain no dates.
 	dateless bool

@@ -11,7 +11,7 @@ import (
 type Version struct{ Major, Minor int }
 
 // Newest is the newest version that this package supports. Lines with a later minor version are
-// parsed as if they had this version.
+// parsed as if they had the newest version.
 var Newest = Version{0, 7}
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
@@ -85,8 +85,8 @@ func addressFirst(v Version, ev *Event) {
 	}
 }
 
-// userFirst swaps the fields of link-auth in lines of versions before 0.7. In these lines, the
-// result is last, after a user name that may contain |.
+// userFirst swaps the fields of link-auth in lines of versions before 0.7. In old lines, the result
+// is last, after a user name that may contain |.
 func userFirst(v Version, ev *Event) {
 	if v.Before(0, 7) {
 		ev.swapLast(0)
@@ -174,7 +174,7 @@ type Event struct {
 }
 
 // Field returns field i in the order of the newest protocol version, starting at 0. If the line
-// lacks the field, it returns nil.
+// lacks the field, Field returns nil.
 func (ev *Event) Field(i int) []byte {
 	if i < ev.n {
 		return ev.fields[i]
@@ -302,7 +302,8 @@ var hexDigits = func() (t [256]uint8) {
 	return t
 }()
 
-// takeStamp removes the first field of b, which is a time. If the time is invalid, it returns 0.
+// takeStamp removes the first field of b, which is a time. If the time is invalid, takeStamp
+// returns 0.
 func takeStamp(b []byte) (int64, []byte) {
 	if len(b) > 17 && b[10] == '.' && b[17] == '|' { // this is the usual form until the year 2286
 		seconds, ok1 := parseDigits(b[:10], 10)
@@ -339,8 +340,8 @@ func parseDigits(b []byte, most int) (v int64, ok bool) {
 	return v, true
 }
 
-// takeVersion removes the first field of b, which is a version. If the version is invalid, it
-// returns Newest.
+// takeVersion removes the first field of b, which is a version. If the version is invalid,
+// takeVersion returns Newest.
 func takeVersion(b []byte) (Version, []byte) {
 	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // all existing versions have this form
 		return Version{int(b[0] - '0'), int(b[2] - '0')}, b[4:]

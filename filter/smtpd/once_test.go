@@ -166,7 +166,8 @@ func playOnce(t *testing.T, seed uint64) {
 		}
 	}
 
-	// The session timeout is 60 s. Before smtpd has sent it, the only limit is MaxHold.
+	// The session timeout is 60 s. Before smtpd has sent the session timeout, the only limit is
+	// MaxHold.
 	out := &smtpd{answers: map[owed]int{}, due: map[owed]time.Time{}}
 	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3, waits: map[owed]time.Time{}}
 	r, w := io.Pipe()

@@ -27,7 +27,7 @@ var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "G
 	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
 
 // secretWords lists words that clients of POP3, FTP, IMAP and HTTP send if they use the wrong port.
-// A line with such a word, or the line after it, contains credentials.
+// A line with one of the words, or the line after it, contains credentials.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
 // secretParts lists names in JSON, forms and headers. A line that contains one of them at any

@@ -108,8 +108,8 @@ func (s *server) flush() error {
 	return err
 }
 
-// batch handles the lines in the buffer. again reports whether the Handler has panicked, because
-// there may be further lines in the buffer in this case.
+// batch handles the lines in the buffer. again reports whether the Handler has panicked; the buffer
+// may then contain further lines.
 func (s *server) batch() (again bool) {
 	defer s.recovered(&again)
 	for {
@@ -125,7 +125,7 @@ func (s *server) batch() (again bool) {
 }
 
 // recovered recovers from a panic in the Handler and answers the current request. recovered must be
-// called with defer. After a panic, it sets again unless it is nil.
+// called with defer. After a panic, recovered sets again unless again is nil.
 func (s *server) recovered(again *bool) {
 	r := recover()
 	if r == nil {

@@ -17,8 +17,8 @@ const (
 	// maxLine is the maximum length of a line in bytes. The lines of smtpd have at most 65,616
 	// bytes.
 	maxLine = 128 << 10
-	// maxLead is the maximum number of lines before smtpd's first line. An input with more such
-	// lines is not a stream.
+	// maxLead is the maximum number of lines before smtpd's first line. An input with more lines
+	// before smtpd's first line is not a stream.
 	maxLead = 100
 )
 

@@ -13,8 +13,8 @@ type Published struct {
 	Name   string
 	URL    string // %Y and %m stand for the year and the month
 	Format string // a format of Parse with its option, or Database
-	// Least is the minimum interval between downloads. If the publisher states none, it is a polite
-	// interval.
+	// Least is the minimum interval between downloads. If the publisher states no interval, Least
+	// is a polite interval.
 	Least  time.Duration
 	Header string // name of the HTTP header for the operator's key; empty if no key is needed
 	Terms  string

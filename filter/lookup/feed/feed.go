@@ -88,8 +88,8 @@ func (p *Problems) add(problem Problem) {
 // diagnostics.
 func Parse(r io.Reader, format string) (*Result, error) { return parse(r, format, false) }
 
-// ParseExempt is like Parse, but for a list of exempt hosts. Such a list may contain local
-// addresses.
+// ParseExempt is like Parse, but for a list of exempt hosts. A list of exempt hosts may contain
+// local addresses.
 func ParseExempt(r io.Reader, format string) (*Result, error) { return parse(r, format, true) }
 
 func parse(r io.Reader, format string, private bool) (*Result, error) {
@@ -155,7 +155,7 @@ func notText(content []byte) error {
 }
 
 // chooseFormat returns the format with the given name and the value of its option. If text is
-// empty, it returns the first format that matches the content.
+// empty, chooseFormat returns the first format that matches the content.
 func chooseFormat(text string, content []byte) (*Format, string, error) {
 	words := strings.Fields(text)
 	if len(words) == 0 {
