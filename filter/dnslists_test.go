@@ -113,7 +113,7 @@ func (b *listBench) answer(src, list string, codes ...string) {
 	}
 }
 
-// ask sends a request after a pause. ask returns the answer.
+// ask sends a request after a pause, and returns the answer.
 func (b *listBench) ask(id uint64, phase smtp.Phase, pause time.Duration, waited bool) string {
 	b.now += pause.Microseconds()
 	a := b.p.Ask(&smtp.Event{Kind: smtp.EventRequest, Time: b.now, Session: id, Phase: phase, Name: []byte("mail.example.net"), Addr: []byte("joe@example.net"), Waited: waited})

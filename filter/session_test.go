@@ -33,7 +33,7 @@ var lists = func() *lookup.Lists {
 
 const streams = "../tests/streams"
 
-// play passes a stream to a new pipeline. play returns the records in the order of the starts of
+// play passes a stream to a new pipeline, and returns the records in the order of the starts of
 // their sessions.
 func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	t.Helper()

@@ -24,8 +24,8 @@ import (
 	"scanwatch/tests/total"
 )
 
-// budgetedDay plays sessions with the given budget. budgetedDay returns the records, the state and
-// the outcomes of the sessions.
+// budgetedDay plays sessions with the given budget, and returns the records, the state and the
+// outcomes of the sessions.
 func budgetedDay(t *testing.T, budget int64, sessions iter.Seq[simulate.Session]) (records []store.Record, mem *memory.Memory, outcomes []simulate.Outcome) {
 	t.Helper()
 	text, err := rules.ReadyPolicy("standard")

@@ -420,7 +420,7 @@ func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet)
 			}
 		}
 	}
-	var exempt ListSet // lists on which pass statements depend that may match
+	var exempt ListSet // missing lists of pass statements that may match
 	for i := range p.passes {
 		if s := &p.passes[i]; on(s.listeners, f) {
 			may, lists := q.all(s.conds)
@@ -490,7 +490,7 @@ func (q *query) all(conds []cond) (may bool, lists ListSet) {
 	return true, lists
 }
 
-// eval evaluates a condition. eval also returns the missing lists on which the result depends.
+// eval evaluates a condition, and returns the missing lists on which the result depends.
 func (q *query) eval(c *cond) (Truth, ListSet) {
 	answer := c.eval(q.f)
 	switch {

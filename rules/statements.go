@@ -40,7 +40,7 @@ func parseLog(l *line) (Statement, *Error) {
 	}
 }
 
-// word parses one of the given words. word returns the word's index.
+// word parses one of the given words, and returns the word's index.
 func (l *line) word(what string, words []string) (int, *Error) {
 	t := l.next()
 	i := slices.Index(words, t.text)

@@ -21,9 +21,9 @@ import (
 	"scanwatch/store"
 )
 
-// Record appends the encoded anonymized copy of r to dst. refs maps the reference to a rule's text
-// to the reference to the text's anonymized copy. If a step of r is corrupt, the copy ends before
-// this step, and Record returns an error.
+// Record appends the encoded anonymized copy of r to dst. refs maps a reference to a rule's text in
+// r to the reference in the copy. If a step of r is corrupt, the copy ends before this step, and
+// Record returns an error.
 func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint32) ([]byte, error) {
 	c := *r
 	c.Src, c.Dst = a.addrPort(r.Src), a.addrPort(r.Dst)

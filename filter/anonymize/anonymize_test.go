@@ -201,7 +201,7 @@ func policy(t testing.TB, name, lines string) *rules.Policy {
 	return p.InMode(rules.Enforce)
 }
 
-// play replays records under a policy. play returns the evidence and decisions for each record.
+// play replays records under a policy, and returns the evidence and decisions for each record.
 func play(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) []string {
 	var back []*store.Record
 	told := make(map[string]string)

@@ -554,7 +554,7 @@ func (t *Table) Answer(a Answer) error {
 	return nil
 }
 
-// drop removes all listings of the list with the given ID, including expired ones. drop returns the
+// drop removes all listings of the list with the given ID, including expired ones, and returns the
 // list and the addresses that were listed. list is nil if there is no list with this ID.
 func (t *Table) drop(id string) (list *rules.Lookup, listed []netip.Addr) {
 	t.mu.Lock()

@@ -115,8 +115,9 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for events and returns complete lines. Next reuses the memory of lines. If the watcher
-// missed events, the last line contains their number. Next returns an error only if ctx is done.
+// Next waits for events and returns complete lines. The result reuses the memory of lines. If the
+// watcher missed events, the last line contains their number. Next returns an error only if ctx is
+// done.
 func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	lines = lines[:0]
 	for {

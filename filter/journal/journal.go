@@ -83,15 +83,15 @@ func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.a
 // mailbox is hashed if the privacy level requires this. The result is valid until the next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
-// Begin prepares st for a new session. Begin reuses the buffers of st.
+// Begin prepares st for a new session, and reuses the buffers of st.
 func (j *Journal) Begin(st *State, at int64) {
 	st.summary.begin()
 	*st = State{steps: st.steps[:0], last: at, summary: st.summary}
 	j.bytes += cap(st.steps)
 }
 
-// Release makes the buffers of an ended session available for reuse. Release discards buffers that
-// are larger than an ordinary session needs.
+// Release makes the buffers of an ended session available for reuse, and discards buffers that are
+// larger than an ordinary session needs.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
 	if cap(st.steps) > 1024 {

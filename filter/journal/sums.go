@@ -183,8 +183,8 @@ func (p *Sums) tick(now int64) {
 	}
 }
 
-// writeSome writes some of the aggregates whose hour has ended. writeSome returns the number of
-// those that remain.
+// writeSome writes some of the aggregates whose hour has ended, and returns the number of those
+// that remain.
 func (p *Sums) writeSome() (rest int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -51,7 +51,7 @@ func play(t testing.TB, budget int64) *player {
 	return p
 }
 
-// end ends a session that lasted a second and has the given steps. end reports whether the session
+// end ends a session that lasted a second and has the given steps, and reports whether the session
 // gets its own record.
 func (p *player) end(src string, at time.Time, counts track.Counts, c Close, steps ...store.Step) bool {
 	var st State

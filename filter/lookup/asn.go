@@ -257,7 +257,7 @@ func (f *originFile) lookup(addr netip.Addr) (Origin, error) {
 
 var errChanging = errors.New("changed while it was read; the filter will read it again")
 
-// readOrigins reads the file at path. readOrigins also returns the file's FileInfo.
+// readOrigins reads the file at path, and returns the file's FileInfo.
 func readOrigins(path string) (*originFile, fs.FileInfo, error) {
 	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO
 	if err != nil {

@@ -78,7 +78,8 @@ func (t *Prefixes[V]) Delete(p netip.Prefix) {
 	}
 }
 
-// All iterates over all prefixes in any order. The table must not change during the iteration.
+// All iterates over all prefixes in no particular order. The table must not change during the
+// iteration.
 func (t *Prefixes[V]) All() iter.Seq2[netip.Prefix, V] { return t.table.All() }
 
 // Covering iterates over the prefixes that contain addr. The most specific prefix comes first.

@@ -160,8 +160,8 @@ func (e *event) parseDelivery(s []byte) bool {
 	return ok && closed
 }
 
-// cutAddress removes a prefix, an address and ">" from the start of s. cutAddress returns the
-// address and the rest of s.
+// cutAddress removes a prefix, an address and ">" from the start of s, and returns the address and
+// the rest of s.
 func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	if s, ok = bytes.CutPrefix(s, []byte(prefix)); !ok {
 		return nil, nil, false
@@ -174,8 +174,8 @@ func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 // most 64 bytes, "@" and 255 bytes. The limit is lower on Linux.
 const maxAddress = 400
 
-// cutHex removes n lower-case hexadecimal digits from the start of s. cutHex returns their value
-// and the rest of s.
+// cutHex removes n lower-case hexadecimal digits from the start of s, and returns their value and
+// the rest of s.
 func cutHex(s []byte, n int) (v uint64, rest []byte, ok bool) {
 	if len(s) < n {
 		return 0, s, false

@@ -248,7 +248,7 @@ func (l *Log) next() (line line, err error) {
 	return line, err
 }
 
-// readLine reads a line into raw. readLine skips lines that are too long. If a compressed file is
+// readLine reads a line into raw, and skips lines that are too long. If a compressed file is
 // incomplete, the log ends after the last complete line.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
-// facts reads logs. facts returns a line for each Delivery and each Sent.
+// facts reads logs, and returns a line for each Delivery and each Sent.
 func facts(t *testing.T, names []string, stdin io.Reader) (list []string, c Counts, err error) {
 	t.Helper()
 	logs, err := Open(names, stdin, now, time.UTC)

@@ -147,7 +147,7 @@ func (r *reader) envelope(line *line, e *event) {
 	}
 }
 
-// cutDomain splits an address at the last "@". cutDomain returns the domain in lower case.
+// cutDomain splits an address at the last "@", and returns the domain in lower case.
 func cutDomain(addr []byte) (local, domain string, ok bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 || i == len(addr)-1 {

@@ -199,7 +199,7 @@ type eximClient struct {
 	helo []byte
 }
 
-// host parses the client at the start of s. host also returns the rest of the line.
+// host parses the client at the start of s, and returns the rest of the line.
 func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	s = bytes.TrimPrefix(s, []byte("H="))
 	if len(s) > 0 && s[0] != '(' && s[0] != '[' {
@@ -218,7 +218,7 @@ func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	return c, rest, c.addr.IsValid()
 }
 
-// eximAddress parses an address in brackets and its port. eximAddress returns the rest of s.
+// eximAddress parses an address in brackets and its port, and returns the rest of s.
 func eximAddress(s []byte) (addr netip.AddrPort, rest []byte) {
 	if len(s) == 0 || s[0] != '[' {
 		return addr, nil

@@ -49,7 +49,7 @@ func New(kind *Kind, sink Sink, o Options) *Reader {
 	return &Reader{table: t, parser: kind.make(t)}
 }
 
-// Line reads a line. Line reports whether the parser understands the line. stamped reports whether
+// Line reads a line, and reports whether the parser understands the line. stamped reports whether
 // the line has a syslog prefix.
 func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 	r.counts.Lines++

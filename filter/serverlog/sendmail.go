@@ -13,7 +13,8 @@ import (
 )
 
 // A sendmail parses the log of Sendmail. Sendmail starts a process for each client. Lines about
-// recipients contain neither the client nor the sender. A later line with from= contains both.
+// recipients contain neither the client nor the sender. A later line with from= contains the client
+// and the sender.
 type sendmail struct {
 	*table
 	key      []byte // reused

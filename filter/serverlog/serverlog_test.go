@@ -91,7 +91,7 @@ func newRecorder() *recorder { return &recorder{ids: map[uint64]int{}, open: map
 
 var newest = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 
-// read reads a log. read returns the reader and the recorded events.
+// read reads a log, and returns the reader and the recorded events.
 func read(kind *Kind, log []byte) (*Reader, *recorder) {
 	rec := newRecorder()
 	r := New(kind, rec, Options{Zone: time.UTC, Date: newest})

@@ -142,7 +142,7 @@ func endpoint(s []byte) (addr, port []byte) {
 	return s, nil
 }
 
-// said handles a line from the client. said ignores message text.
+// said handles a line from the client, and ignores message text.
 func (s *session) said(line []byte) {
 	t := s.talk
 	if t.data {

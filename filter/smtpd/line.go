@@ -56,7 +56,7 @@ func (l *lines) next() (line []byte, cut, ok bool) {
 	}
 }
 
-// fill reads from the stream once. fill returns the stream's error, or io.EOF at the end. If the
+// fill reads from the stream once, and returns the stream's error, or io.EOF at the end. If the
 // last line has no LF, it is incomplete and is dropped.
 func (l *lines) fill() error {
 	if l.err != nil {

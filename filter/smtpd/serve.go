@@ -213,7 +213,7 @@ func (s *server) limit(hold time.Duration) time.Duration {
 	return min(hold, MaxHold)
 }
 
-// configLine handles a line without its first word, "config". configLine ignores unknown keys.
+// configLine handles a line without its first word, "config", and ignores unknown keys.
 func (s *server) configLine(rest []byte) {
 	key, value, _ := cut(rest)
 	switch string(key) {

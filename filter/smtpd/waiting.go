@@ -104,8 +104,8 @@ func (s *server) askAgain(final bool) error {
 	return s.flush()
 }
 
-// again asks the Handler about a waiting request. again reports whether the request was answered.
-// If late is set, the request is always answered.
+// again asks the Handler about a waiting request, and reports whether the request was answered. If
+// late is set, the request is always answered.
 func (s *server) again(w *waiter, now time.Time, late bool) (done bool) {
 	s.ev = w.ev
 	s.ev.Time += now.Sub(w.at).Microseconds()

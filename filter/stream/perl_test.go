@@ -14,7 +14,7 @@ import (
 
 const converter = "../../contrib/perl-logger/logger2smtpd"
 
-// convert runs the converter on a directory. convert returns the output.
+// convert runs the converter on a directory, and returns the output.
 func convert(t *testing.T, dir string) (lines []byte, stderr string, err error) {
 	t.Helper()
 	perl, err := exec.LookPath("perl")

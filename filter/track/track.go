@@ -318,7 +318,7 @@ func (s *Session) ProvenName() []byte {
 	return nil
 }
 
-// Reset prepares s for another session. Reset reuses buffers of ordinary size.
+// Reset prepares s for another session, and reuses buffers of ordinary size.
 func (s *Session) Reset() {
 	keep := func(b []byte) []byte {
 		if cap(b) > 1024 {
