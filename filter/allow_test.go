@@ -10,7 +10,7 @@ import (
 	"scanwatch/rules"
 )
 
-// An allowTable is the shipped list of known senders. It implements a table of names.
+// An allowTable is the shipped list of known senders. An allowTable implements a table of names.
 type allowTable struct{ names lookup.Names[struct{}] }
 
 func (a *allowTable) MatchAddr(netip.Addr) bool { return false }
@@ -21,8 +21,8 @@ func (a *allowTable) MatchName(b []byte) bool {
 }
 
 // TestAllowedSendersPass checks that no preset in enforce mode rejects a known sender in any phase.
-// The sender's reverse DNS name or its greeting is in the shipped list. If it is the greeting, the
-// reverse DNS name is a generic one of a hosting provider.
+// The sender's reverse DNS name or its greeting is in the shipped list. If only the greeting is in
+// the list, the reverse DNS name is a generic one of a hosting provider.
 func TestAllowedSendersPass(t *testing.T) {
 	allow := new(allowTable)
 	for _, row := range lists.Rows() {

@@ -23,8 +23,8 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// TestShippedASN checks that the AS numbers of rented hosts are known without a database. If the
-// operator's database contains an address, it takes precedence.
+// TestShippedASN checks that the AS numbers of rented hosts are known without a database. For
+// addresses in the operator's database, the database takes precedence.
 func TestShippedASN(t *testing.T) {
 	const rented, moved = "3.131.215.38", "3.131.216.1" // addresses of Amazon
 	w, err := mmdbwriter.New(mmdbwriter.Options{DatabaseType: "GeoLite2-ASN"})

@@ -37,15 +37,15 @@ func policy(t testing.TB, text string) *rules.Policy {
 	return p
 }
 
-// nothing is an empty table. It replaces a shipped list.
+// nothing is an empty table. The table replaces a shipped list.
 type nothing struct{}
 
 func (nothing) MatchAddr(netip.Addr) bool { return false }
 func (nothing) MatchName([]byte) bool     { return false }
 func (nothing) MatchASN(uint32) bool      { return false }
 
-// script plays a session. It returns the answers to the requests without the session id. Each line
-// is a short form of an event or a request:
+// script plays a session. script returns the answers to the requests without the session id. Each
+// line is a short form of an event or a request:
 //
 //	connect NAME FCRDNS     report and request
 //	ehlo NAME, mail ADDRESS, rcpt ADDRESS, data     request

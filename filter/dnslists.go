@@ -22,7 +22,7 @@ func consult(p *Pipeline, s *session, at int64) {
 }
 
 // unknownClient reports whether the DNS lists may be asked about a client. The client must have a
-// public address. It must not have standing, a ban or an exemption.
+// public address. The client must not have standing, a ban or an exemption.
 func unknownClient(p *Pipeline, s *session, at int64) bool {
 	t := &s.track
 	if t.Exempt() || t.Internal || t.Gateway || len(s.decide.Bans) > 0 || !dnslist.Public(t.Src.Addr()) {
@@ -57,9 +57,9 @@ func withdraw(p *Pipeline, s *session) {
 	}
 }
 
-// listed adds the DNS lists' new answers to the facts about the session. It returns how long the
-// request must wait for missing answers. The request waits only in enforce mode, only if the client
-// is unknown, and only if a missing answer could change the policy's effect.
+// listed adds the DNS lists' new answers to the facts about the session. listed returns how long
+// the request must wait for missing answers. The request waits only in enforce mode, only if the
+// client is unknown, and only if a missing answer could change the policy's effect.
 func listed(p *Pipeline, s *session, ev *smtp.Event) (wait time.Duration) {
 	policy := p.settings.Policy
 	// A client that has logged in since it connected is no longer asked about, but earlier answers

@@ -13,7 +13,7 @@ import (
 )
 
 // TestListsAllocateNothing checks that questions about an unknown client do not allocate memory.
-// Neither may requests that wait for the answers.
+// Requests that wait for the answers must not allocate memory either.
 func TestListsAllocateNothing(t *testing.T) {
 	const friends = "table <friends> { 198.51.100.3, 198.51.100.7 }\npass from { 203.0.113.9, <friends> }\npass match src 203.0.113.77 helo \"mx.example.net\"\n"
 	measure := func(policy string) float64 {

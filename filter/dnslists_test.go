@@ -22,7 +22,8 @@ import (
 	"scanwatch/store"
 )
 
-// A listBench is a pipeline with a policy that uses DNS lists. Its companion answers the questions.
+// A listBench is a pipeline with a policy that uses DNS lists. The companion of a listBench answers
+// the questions.
 type listBench struct {
 	*testing.T
 	policy  *rules.Policy
@@ -91,7 +92,7 @@ func (b *listBench) connect(src string) uint64 {
 	return b.next
 }
 
-// questions returns the next questions of the filter. They contain the names of the lists.
+// questions returns the next questions of the filter. The questions contain the names of the lists.
 func (b *listBench) questions() string {
 	return regexp.MustCompile("@[0-9a-f]+").ReplaceAllString(fmt.Sprint(b.lists.Questions(context.Background(), 0)), "")
 }
@@ -112,7 +113,7 @@ func (b *listBench) answer(src, list string, codes ...string) {
 	}
 }
 
-// ask sends a request after a pause. It returns the answer.
+// ask sends a request after a pause, and returns the answer.
 func (b *listBench) ask(id uint64, phase smtp.Phase, pause time.Duration, waited bool) string {
 	b.now += pause.Microseconds()
 	a := b.p.Ask(&smtp.Event{Kind: smtp.EventRequest, Time: b.now, Session: id, Phase: phase, Name: []byte("mail.example.net"), Addr: []byte("joe@example.net"), Waited: waited})
@@ -141,8 +142,8 @@ func (b *listBench) end(id uint64) {
 	b.p.Event(&smtp.Event{Kind: smtp.EventDisconnect, Time: b.now, Session: id, Ending: smtp.EndingQuit})
 }
 
-// TestListAnswers checks the effect of each answer. It also checks that a request never waits
-// longer for a list than the list's hold.
+// TestListAnswers checks the effect of each answer. TestListAnswers also checks that a request
+// never waits longer for a list than the list's hold.
 func TestListAnswers(t *testing.T) {
 	const src = "192.0.2.7"
 	for _, tt := range []struct {
@@ -313,7 +314,7 @@ func TestListNoWait(t *testing.T) {
 }
 
 // TestListWaitSum checks that the waits of a session's requests are together not longer than the
-// hold. This must hold even if the clock is set back after each wait.
+// hold. The limit must hold even if the clock is set back after each wait.
 func TestListWaitSum(t *testing.T) {
 	b := newListBench(t, strings.NewReplacer("rule zen phase helo match", "rule zen phase { helo, mail-from, rcpt-to } match").Replace(listPolicy))
 	id := b.connect("192.0.2.7")
@@ -363,8 +364,8 @@ func TestListNeeded(t *testing.T) {
 	}
 }
 
-// TestListWaits checks that a waiting request is handled only once. Otherwise, findings about its
-// greeting or recipient would be counted twice.
+// TestListWaits checks that a waiting request is handled only once. A second time would count
+// findings about its greeting or recipient twice.
 func TestListWaits(t *testing.T) {
 	b := newListBench(t, listPolicy+"rule wait phase rcpt-to match listed other reject\nrule changed phase { helo, rcpt-to } match evidence helo-changed reject \"550 5.7.1 Changed\"\n")
 	id := b.connect("192.0.2.7")
@@ -424,8 +425,8 @@ func TestListLog(t *testing.T) {
 	}
 }
 
-// TestListReplay checks that a replay uses the recorded answers. If no answer was recorded, it is
-// unknown.
+// TestListReplay checks that a replay uses the recorded answers. If no answer was recorded, the
+// answer is unknown.
 func TestListReplay(t *testing.T) {
 	b := newListBench(t, listPolicy)
 	for i, codes := range [][]string{{"127.0.0.2"}, nil, {"127.0.0.77"}} {

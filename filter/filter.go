@@ -40,7 +40,7 @@ type Options struct {
 	// FrontEnd is the name of the front end in records, or "" for smtpd. Records of other front
 	// ends also name the mail server.
 	FrontEnd string
-	// Clock, if set, is updated whenever a session ends. Its value is the session's end in
+	// Clock, if set, is updated whenever a session ends. The value of Clock is the session's end in
 	// microseconds since 1970.
 	Clock *atomic.Int64
 	// Log receives one log line without LF.
@@ -49,13 +49,13 @@ type Options struct {
 	Verbose func() bool
 	// Watch, if set, is called for each finding, verdict, tag and ban.
 	Watch func(*events.Event)
-	// Lists returns the shipped lists. Its first call may block.
+	// Lists returns the shipped lists. The first call of Lists may block.
 	Lists func() *lookup.Lists
 	// Memory is the state kept across sessions. If Memory is nil, the pipeline
 	// starts without any state.
 	Memory *memory.Memory
-	// Hasher returns the hasher for mailboxes and possible passwords. If it returns nil, mailboxes
-	// and user names are recorded unhashed.
+	// Hasher returns the hasher for mailboxes and possible passwords. If Hasher returns nil,
+	// mailboxes and user names are recorded unhashed.
 	Hasher func() *privacy.Hasher
 	// Hashed selects the privacy level "hashed" until Use is called.
 	Hashed bool
@@ -66,7 +66,7 @@ type Options struct {
 	Budget int64
 	// Recorded means that the events come from stored records, in which names may be hashed.
 	Recorded bool
-	// Lookups stores DNS lists' answers. It may be nil.
+	// Lookups stores DNS lists' answers. Lookups may be nil.
 	Lookups *dnslist.Table
 	// Trace, if set, is called for each evaluation of the policy. The facts are valid
 	// only during the call.
@@ -102,7 +102,7 @@ type Pipeline struct {
 	answer smtp.Event     // reused
 }
 
-// New returns a Pipeline that has no sessions. It only observes until Use is called.
+// New returns a Pipeline that has no sessions. The new Pipeline only observes until Use is called.
 func New(o Options) *Pipeline {
 	p := &Pipeline{o: o, memory: o.Memory, table: newTable()}
 	if p.memory == nil {
@@ -123,10 +123,10 @@ func New(o Options) *Pipeline {
 // concurrent use.
 func (p *Pipeline) Use(settings *Settings) { p.next.Store(settings) }
 
-// Open returns the number of open sessions. It is safe for concurrent use.
+// Open returns the number of open sessions. Open is safe for concurrent use.
 func (p *Pipeline) Open() int64 { return p.table.count.Load() }
 
-// Site sets the mail server's name. For smtpd, this is the site name in smtpd.conf(5).
+// Site sets the mail server's name. For smtpd, the name is the site name in smtpd.conf(5).
 func (p *Pipeline) Site(name string) {
 	p.site.Admin = []byte(name)
 	p.journal.Site(p.site.Admin)
@@ -188,7 +188,8 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 }
 
 // spare sends watchers the event "exempt" if a pass statement has matched a request, and the
-// session has findings or a ban. Companion processes must not report the client after this event.
+// session has findings or a ban. After an event "exempt", companion processes must not report the
+// client.
 func spare(p *Pipeline, s *session, at int64) {
 	if p.o.Watch == nil || s.spared || !s.decide.Exempted || !s.detect.Has() && s.decide.Banned == nil {
 		return
@@ -317,8 +318,8 @@ func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	}
 }
 
-// ended evaluates the rules for the end of a session. It ignores a session whose ending is unknown,
-// and a session that was still open when the mail server stopped.
+// ended evaluates the rules for the end of a session. ended ignores a session whose ending is
+// unknown, and a session that was still open when the mail server stopped.
 func (p *Pipeline) ended(s *session, ev *smtp.Event) {
 	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
 		return
@@ -343,8 +344,8 @@ func (p *Pipeline) identify(s *session) {
 	}
 }
 
-// begin prepares the pipeline for an event. It updates the clock and the settings, and writes the
-// log lines and aggregates that are due.
+// begin prepares the pipeline for an event. begin updates the clock and the settings, and writes
+// the log lines and aggregates that are due.
 func (p *Pipeline) begin(at int64) {
 	if at/1e6 != p.clock/1e6 {
 		p.memory.Tick(at)
@@ -387,7 +388,7 @@ func (p *Pipeline) hide() {
 	p.journal.Hide(p.o.Hasher(), hashed)
 }
 
-// open opens a session. It returns nil if too many sessions are open.
+// open opens a session. open returns nil if too many sessions are open.
 func (p *Pipeline) open(ev *smtp.Event) *session {
 	if old := p.table.session(ev.Session); old != nil {
 		p.close(old, smtp.EndingUnknown, ev.Time)
@@ -432,8 +433,8 @@ func (p *Pipeline) Stop() {
 	}
 }
 
-// Leave records the sessions that are still open when a stream of events ends. The stream's end cut
-// off these sessions, so it is unknown how their clients would have ended them.
+// Leave records the sessions that are still open when a stream of events ends. The end of the
+// stream cut off these sessions, so it is unknown how the sessions would have ended.
 func (p *Pipeline) Leave() {
 	for _, s := range p.table.live {
 		p.close(s, smtp.EndingUnknown, s.journal.Last())

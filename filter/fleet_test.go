@@ -246,8 +246,8 @@ func TestHostileHost(t *testing.T) {
 	))
 	clients := []string{"203.0.113.5", "203.0.113.6", "203.0.113.77", "203.0.113.8", "203.0.113.9"}
 
-	// The hostile host has a separate memory. It plays the attacks of which it accuses others, so
-	// that its rows are plausible.
+	// The hostile host has a separate memory. The hostile host plays the attacks of which it
+	// accuses others, so that its rows are plausible.
 	evil := f.sites[1].memory
 	evil.Counters.Watch(own.policy.Needs().Windows)
 	at := now.UnixMicro()

@@ -83,8 +83,8 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if s.decide.Passed() || s.track.Internal && p.memory.Domains.Known() && !p.memory.Domains.Local(domain) {
 			return
 		}
-		// Internal clients may send mail to any domain. An accepted recipient of such a client does
-		// not show that the recipient's domain is local.
+		// Internal clients may send mail to any domain. A recipient from an internal client does
+		// not show that the recipient's domain is local, even if the recipient is accepted.
 		if !s.track.Internal {
 			p.memory.Domains.Learn(domain, ev.Time)
 		}
@@ -113,8 +113,8 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	}
 }
 
-// learnAccount records what an authenticated session does with its account. It also records the
-// domains to which the user sends mail.
+// learnAccount records what an authenticated session does with its account. learnAccount also
+// records the domains to which the user sends mail.
 func (p *Pipeline) learnAccount(s *session, ev *smtp.Event) {
 	if ev.Kind != smtp.EventRcpt {
 		return

@@ -104,7 +104,7 @@ func TestFloodOfFindings(t *testing.T) {
 }
 
 // TestOneSourceAgain checks that identical sessions from a source are logged once in ten minutes.
-// After that, their number is logged.
+// After that, the number of repetitions is logged.
 func TestOneSourceAgain(t *testing.T) {
 	var in strings.Builder
 	for i := range 3000 {

@@ -12,7 +12,7 @@ import (
 
 // TestLogLevels checks the log lines for a session at each level. A session is logged once, when it
 // ends or when its client is banned. With Verbose, each finding and decision is also logged.
-// Sessions of friends are not logged. Neither are sessions in which all evidence has low
+// Sessions of friends are not logged. Also not logged are sessions in which all evidence has low
 // confidence.
 func TestLogLevels(t *testing.T) {
 	for _, tt := range []struct {

@@ -63,8 +63,8 @@ func TestPart(t *testing.T) {
 	}
 }
 
-// TestLoginWithoutName checks logins for which a log contains no user. They must not be treated as
-// logins of one user from many networks.
+// TestLoginWithoutName checks logins for which a log contains no user. Such logins must not be
+// treated as logins of one user from many networks.
 func TestLoginWithoutName(t *testing.T) {
 	_, records, event := partSite(t, "mode enforce\n")
 	for i := range uint64(20) {

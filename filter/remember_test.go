@@ -197,8 +197,8 @@ func TestHarvestCut(t *testing.T) {
 
 // TestDistributedHarvest plays a harvest from thirty networks with eight recipients each. All
 // networks use the same list, or consecutive parts of a list, or new recipients every time. The
-// golden file contains the evidence. It also contains the number of sessions after which an unknown
-// client is recognised at its first recipient.
+// golden file contains the evidence. The golden file also contains the number of sessions after
+// which an unknown client is recognised at its first recipient.
 func TestDistributedHarvest(t *testing.T) {
 	attack := simulate.Attack{Seed: 1, Start: monday, Every: 5 * time.Minute, Sessions: 30, Each: 8}
 	recipients := func(change func(session, step int, s *simulate.Step)) iter.Seq[simulate.Session] {
@@ -283,9 +283,9 @@ func TestDistributedHarvest(t *testing.T) {
 }
 
 // TestGuesser checks that a client that guesses passwords on the submission port is banned for ten
-// minutes. After half as many further failures, it must be banned again. The following must not be
-// affected: other users in the network, users who mistype their password, and an office with a
-// phone that uses an old password.
+// minutes. After half as many further failures, the client must be banned again. The following must
+// not be affected: other users in the network, users who mistype their password, and an office with
+// a phone that uses an old password.
 func TestGuesser(t *testing.T) {
 	s := readySite(t, "standard")
 	login := func(at time.Time, addr string, steps ...simulate.Step) simulate.Session {
@@ -316,8 +316,8 @@ func TestGuesser(t *testing.T) {
 	for i := range 20 { // count > 19 matches after the 20th failure
 		want = append(want, i)
 	}
-	// The ban ends after ten minutes. It has halved the count, so ten more failures lead to the
-	// next ban, which lasts an hour.
+	// The ban ends after ten minutes. The ban has halved the count, so ten more failures lead to
+	// the next ban, which lasts an hour.
 	for i := range 10 {
 		want = append(want, 29+i)
 	}
@@ -352,8 +352,8 @@ func TestGuesser(t *testing.T) {
 	})
 }
 
-// TestBanAtTheEnd checks a client that sends only commands that have no phase. It must be banned
-// when its session ends. In observe mode, the ban is only recorded.
+// TestBanAtTheEnd checks a client that sends only commands that have no phase. The client must be
+// banned when its session ends. In observe mode, the ban is only recorded.
 func TestBanAtTheEnd(t *testing.T) {
 	const text = "rule lost phase end match evidence talks-http ban 3d\n"
 	browser := func(at time.Time) simulate.Session {

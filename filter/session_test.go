@@ -33,7 +33,7 @@ var lists = func() *lookup.Lists {
 
 const streams = "../tests/streams"
 
-// play passes a stream to a new pipeline. It returns the records in the order of the starts of
+// play passes a stream to a new pipeline, and returns the records in the order of the starts of
 // their sessions.
 func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	t.Helper()
@@ -62,8 +62,8 @@ func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 	return records, log
 }
 
-// render formats records as text. It omits fields that differ between runs: ids, times, ports of
-// clients, ciphers, and sizes to which any of these contribute.
+// render formats records as text. render omits fields that differ between runs: ids, times, ports
+// of clients, ciphers, and sizes to which any of these contribute.
 func render(t testing.TB, records []*store.Record) string {
 	var b strings.Builder
 	for i, r := range records {

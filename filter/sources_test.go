@@ -60,7 +60,7 @@ func (e *strangers) Read(p []byte) (int, error) {
 }
 
 // TestManySources checks that the size of the state is limited even if every session has a new
-// source. With -sources 5000000, it measures the number in the manual.
+// source. With -sources 5000000, the test measures the number in the manual.
 func TestManySources(t *testing.T) {
 	text, err := rules.ReadyPolicy("tight")
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 	"scanwatch/tests/total"
 )
 
-// budgetedDay plays sessions with the given budget. It returns the records, the state and the
+// budgetedDay plays sessions with the given budget, and returns the records, the state and the
 // outcomes of the sessions.
 func budgetedDay(t *testing.T, budget int64, sessions iter.Seq[simulate.Session]) (records []store.Record, mem *memory.Memory, outcomes []simulate.Outcome) {
 	t.Helper()
@@ -133,8 +133,8 @@ func TestFloodsAgree(t *testing.T) {
 	}
 	wrong := 0
 	for k := range maps.Keys(want) {
-		// An aggregate contains only the first few greetings and users. It counts all others
-		// together.
+		// An aggregate contains only the first few greetings and users. The aggregate counts all
+		// others together.
 		if got[k] != want[k] && !strings.Contains(k, " helo ") && !strings.Contains(k, " auth ") {
 			if wrong++; wrong < 10 {
 				t.Errorf("%s: %d, want %d", k, got[k], want[k])
@@ -199,12 +199,12 @@ func TestFloodInSums(t *testing.T) {
 		}
 	}
 	// The generator finishes each session before it starts the next one. The time may therefore go
-	// back to the previous hour. This starts a new aggregate.
+	// back to the previous hour, which starts a new aggregate.
 	if sums < 5 || sums > 15 || kept < len(all)-n+5*20 || kept > len(all)-n+5*20+20 {
 		t.Errorf("%d aggregates and %d whole of %d", sums, kept, len(all))
 	}
 
-	// Both sets of records must lead to the same report.
+	// The two sets of records must lead to the same report.
 	a, b := report.NewCollector(memory.Number), report.NewCollector(memory.Number)
 	for i := range all {
 		_ = a.Add(&all[i])
@@ -232,8 +232,8 @@ func TestFloodInSums(t *testing.T) {
 	}
 }
 
-// TestFloodFromEverywhere checks a flood in which each session has a new source. It must use only
-// its share of the budget for a day, and all sessions and messages must be counted.
+// TestFloodFromEverywhere checks a flood in which each session has a new source. The flood must use
+// only its share of the budget for a day, and all sessions and messages must be counted.
 func TestFloodFromEverywhere(t *testing.T) {
 	const n, budget = 60_000, 4 << 20
 	begin := time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC)
@@ -376,8 +376,8 @@ func TestCrashOfSums(t *testing.T) {
 	}
 }
 
-// TestSumsOfADay checks that all sessions in an aggregate are from the same day. Otherwise, the
-// records of a day could not be compared with its counters.
+// TestSumsOfADay checks that all sessions in an aggregate are from the same day, so that the
+// records of a day can be compared with its counters.
 func TestSumsOfADay(t *testing.T) {
 	begin := time.Date(2026, 11, 2, 23, 30, 0, 0, time.UTC)
 	records, mem, _ := budgetedDay(t, 1<<30, hammer("198.51.100.7:1", begin, 600, 5*time.Second))

@@ -68,8 +68,8 @@ func newTable() table {
 	return table{live: make(map[uint64]*session), sources: make(map[uint64]*source)}
 }
 
-// session returns the open session with the given id, or nil. It tries the previous event's session
-// first.
+// session returns the open session with the given id, or nil. session tries the previous event's
+// session first.
 func (t *table) session(id uint64) *session {
 	if t.last == nil || t.last.track.ID != id {
 		t.last = t.live[id]
@@ -77,7 +77,7 @@ func (t *table) session(id uint64) *session {
 	return t.last
 }
 
-// open adds a session. It returns nil if too many sessions are open.
+// open adds a session. open returns nil if too many sessions are open.
 func (t *table) open(id uint64, src netip.AddrPort) *session {
 	if len(t.live) >= maxSessions {
 		t.missed++

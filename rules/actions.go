@@ -55,7 +55,7 @@ var actions = []action{
 }
 
 // parseBan parses the durations of bans for consecutive offences. Only the first duration may be
-// 0s. In this case, the first offence is counted but leads to no ban.
+// 0s. With 0s, the first offence is counted but leads to no ban.
 func parseBan(l *line, r *Rule) *Error {
 	return l.each(func() *Error {
 		t := l.peek()
@@ -232,9 +232,9 @@ func (r *Rule) answer() string {
 	return ""
 }
 
-// sticky reports whether the decision of r applies to the rest of the session. This is the case if
-// the conditions of r depend only on facts that cannot change during the session. The client then
-// cannot avoid the decision with another HELO or another transaction.
+// sticky reports whether the decision of r applies to the rest of the session. A decision is sticky
+// if the conditions of r depend only on facts that cannot change during the session. The client
+// then cannot avoid the decision with another HELO or another transaction.
 //
 // Decisions about one sender or recipient apply only in their phase. A proceed decision is never
 // sticky, because other phases have separate rules.

@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// wellKnown contains the tables that the program itself uses. It maps each to a condition that uses
-// the same class of table entries.
+// wellKnown contains the tables that the program itself uses. wellKnown maps each to a condition
+// that uses the same class of table entries.
 var wellKnown = map[string]string{"friends": "src", "local-domains": "local-domains"}
 
 // Limits of a configuration.
@@ -268,8 +268,8 @@ func (k *checker) pass(p *Pass) {
 	elsewhere(k, p.On, p.Conds)
 }
 
-// unproven returns a condition on a reverse DNS name. It returns nil if another condition requires
-// that the name passes FCrDNS.
+// unproven returns a condition on a reverse DNS name. unproven returns nil if another condition
+// requires that the name passes FCrDNS.
 func unproven(cs []*Cond) (found *Cond) {
 	for _, c := range cs {
 		switch {
@@ -443,7 +443,7 @@ func (k *checker) passedBy(r *Rule) *Pass {
 	return nil
 }
 
-// authed reports whether r applies to authenticated sessions. This requires a condition on auth.
+// authed reports whether r applies to authenticated sessions, because it has a condition on auth.
 func (r *Rule) authed() bool {
 	return slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" })
 }
@@ -462,7 +462,7 @@ func implies(on string, cs []*Cond, wideOn string, wide []*Cond) bool {
 	return true
 }
 
-// same reports whether c and w are identical. They may differ in negation.
+// same reports whether c and w are identical. The conditions may differ in negation.
 func (c *Cond) same(w *Cond) bool {
 	return c.Word == w.Word && c.Over == w.Over && c.Window == w.Window && c.By == w.By &&
 		slices.EqualFunc(c.Values, w.Values, func(a, b Value) bool {
@@ -474,7 +474,7 @@ func (c *Cond) same(w *Cond) bool {
 // maxCompare is the maximum number of pairs of values that Check compares for each warning.
 const maxCompare = 10000
 
-// implies reports whether w certainly matches in every session in which c matches. It does not
+// implies reports whether w certainly matches in every session in which c matches. implies does not
 // detect all such cases.
 func (c *Cond) implies(w *Cond) bool {
 	if c.Not == w.Not && c.same(w) {

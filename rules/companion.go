@@ -76,7 +76,7 @@ var Targets = []struct{ Word, Argument string }{
 	{"file", "file"},
 }
 
-// Zone is the statement `zone "name" ...`. It declares a block list that a serve companion
+// Zone is the statement `zone "name" ...`. Zone declares a block list that a serve companion
 // publishes via DNS.
 type Zone struct {
 	Pos
@@ -250,9 +250,9 @@ func parseZone(l *line) (Statement, *Error) {
 	return z, err
 }
 
-// isZoneName reports whether s is a valid name of a zone. Its labels consist of letters, digits,
-// `-` and `_`. It must be short enough for queries, in which up to 64 characters of an address
-// precede it (RFC 5782).
+// isZoneName reports whether s is a valid name of a zone. The labels of a zone's name consist of
+// letters, digits, `-` and `_`. The name must be short enough for queries, in which up to 64
+// characters of an address precede it (RFC 5782).
 func isZoneName(s string) bool {
 	if len(s) > 180 || !strings.Contains(s, ".") {
 		return false

@@ -26,7 +26,7 @@ type Settings struct {
 	OwnAddresses []netip.Prefix
 	Gateways     []netip.Prefix // addresses shared by many hosts
 	Delimiter    byte           // character between a mailbox and its detail; the default is +
-	// RunDir is the directory of the companions' socket. It is empty if not set.
+	// RunDir is the directory of the companions' socket. RunDir is empty if not set.
 	RunDir     string
 	Companions []*Companion
 	Zones      []*Zone
@@ -102,13 +102,14 @@ func (c *Config) Settings() Settings {
 
 // Options holds the functions that a policy needs.
 type Options struct {
-	// Load loads a table whose entries are not in the configuration. If it returns nil, conditions
-	// on the table are unknown. If Load itself is nil, all such tables are treated as not loaded.
+	// Load loads a table whose entries are not in the configuration. If Load returns nil,
+	// conditions on the table are unknown. If Load itself is nil, tables whose entries are not in
+	// the configuration are not loaded.
 	Load func(Source) (Table, error)
 }
 
-// A Source is the origin of a table's entries. It is a file, or the shipped list with the name of
-// the table.
+// A Source is the origin of a table's entries. A Source is a file, or the shipped list with the
+// name of the table.
 type Source struct {
 	Table   string
 	Builtin bool
@@ -120,8 +121,7 @@ type Source struct {
 	Exempts bool // the table is used only for exemptions
 }
 
-// A Policy is a compiled configuration. It is read-only and safe for concurrent
-// use.
+// A Policy is a compiled configuration. A Policy is read-only and safe for concurrent use.
 type Policy struct {
 	Settings
 	config    *Config
@@ -277,7 +277,7 @@ func compileConds(p *Policy, trees []*Cond) []cond {
 			}
 		}
 	}
-	// If the name of a hosting provider's host fails FCrDNS, the evidence for it has low
+	// If the name of a rented host fails FCrDNS, the evidence that the host is rented has low
 	// confidence. A rule that requires the evidence and the failure could otherwise never match, so
 	// it accepts low confidence.
 	if slices.ContainsFunc(list, func(c cond) bool { return c.tree.Word == "fcrdns" && c.lacksName() }) {
@@ -311,7 +311,7 @@ func (p *Policy) InMode(m Mode) *Policy {
 }
 
 // Only returns a copy of p that contains only the rule with the given name. The copy also contains
-// all pass statements, weights and tables. If there is no such rule, Only returns nil.
+// all pass statements, weights and tables. If no rule has the given name, Only returns nil.
 func (p *Policy) Only(name string) *Policy {
 	other := *p
 	other.rules, other.phases = nil, [smtp.NumPhases][]int{}
@@ -343,8 +343,7 @@ func (p *Policy) Rules() []*Rule {
 }
 
 // Submission reports whether the listener at dst is for users' mail programs, which may greet with
-// any name. This is the case if its port is 465 or 587 (RFC 8314, RFC 6409), or if its name is
-// submission.
+// any name. Such a listener has the port 465 or 587 (RFC 8314, RFC 6409), or the name submission.
 func (p *Policy) Submission(dst netip.AddrPort) bool {
 	if dst.Port() == 465 || dst.Port() == 587 {
 		return true
@@ -361,8 +360,9 @@ func (p *Policy) Table(name string) Table {
 	return nil
 }
 
-// Phases returns the phases in which the caller must evaluate the policy. These are all phases with
-// rules. If the decision of a rule is sticky, all phases after it are included as well.
+// Phases returns the phases in which the caller must evaluate the policy. The policy must be
+// evaluated in all phases with rules. If the decision of a rule is sticky, all phases after it are
+// included as well.
 func (p *Policy) Phases() (set smtp.PhaseSet) {
 	for i := range p.rules {
 		r := &p.rules[i]

@@ -21,7 +21,7 @@ type condition struct {
 	parse    func(*line, *Cond) *Error
 	over     bool // the condition compares a number with Cond.Over
 	// changes reports whether the condition's fact may change during the session. A decision that
-	// depends on such a fact applies only in its phase.
+	// depends on a changing fact applies only in its phase.
 	changes  bool
 	envelope bool // names in the values are patterns for mail addresses
 	match    func(*cond, *Facts) Truth
@@ -89,8 +89,8 @@ const (
 	maxScore  = 1000
 	maxOver   = 1_000_000
 	maxWindow = 90 * day
-	// maxOverTime is the maximum threshold of a count over several sessions. It is limited because
-	// such counts are stored in a few bytes.
+	// maxOverTime is the maximum threshold of a count over several sessions. The threshold is
+	// limited because counts over several sessions are stored in a few bytes.
 	maxOverTime = 50_000
 )
 
@@ -127,7 +127,7 @@ func parseEvidence(l *line, c *Cond) *Error {
 var fcrdnsStates = []string{smtp.FCrDNSPass.String(), smtp.FCrDNSFail.String(), smtp.FCrDNSError.String()}
 
 func parseFCrDNS(l *line, c *Cond) (err *Error) {
-	// After fcrdns, `pass` is a result of FCrDNS. Otherwise, it is an action.
+	// After fcrdns, `pass` is a result of FCrDNS. Elsewhere, `pass` is an action.
 	if t := l.peek(); slices.Index(fcrdnsStates, t.text) < 0 && !t.is("{") {
 		c.Values = []Value{{Pos: c.Pos, Kind: WordValue, Text: "pass"}}
 		return nil
@@ -185,8 +185,8 @@ func parseCount(l *line, c *Cond) *Error {
 }
 
 // span returns the first and the last phase in which the fact of c is known. A list of evidence is
-// known as soon as one of its tokens is possible. If the list is negated, it is known only when all
-// tokens are possible.
+// known as soon as one of its tokens is possible. A negated list is known only when all its tokens
+// are possible.
 func (c *Cond) span() (first, last smtp.Phase) {
 	row := conditionByWord(c.Word)
 	first, last = row.from, row.to

@@ -28,8 +28,8 @@ var decisionSays = [...]string{
 	smtp.Disconnect: "is rejected and disconnected",
 }
 
-// Describe writes an explanation of the policy in plain English for senders of mail. It lists the
-// exempt clients, the reasons for rejections and their durations, and the contact.
+// Describe writes an explanation of the policy in plain English for senders of mail. Describe lists
+// the exempt clients, the reasons for rejections and their durations, and the contact.
 func (p *Policy) Describe(w io.Writer) error {
 	d := &describer{Policy: p}
 	d.title("Mail that this server rejects")

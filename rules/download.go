@@ -8,8 +8,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// A Download is the origin of a file that `scanwatch update` downloads. It is a URL, or the name of
-// a feed in the catalogue. The zero Download means that the operator maintains the file.
+// A Download is the origin of a file that `scanwatch update` downloads. A Download is a URL, or the
+// name of a feed in the catalogue. The zero Download means that the operator maintains the file.
 type Download struct {
 	URL   string
 	Feed  string        // name of a feed in the catalogue

@@ -33,8 +33,8 @@ func (e *Error) Error() string {
 	return e.Pos.String() + ": " + e.Msg
 }
 
-// Detail returns the error, the line of the file, a caret below the column, and the hint. Each of
-// them is a line that ends with a line feed.
+// Detail returns the error, the line of the file, a caret below the column, and the hint. Each part
+// is a line that ends with a line feed.
 func (e *Error) Detail() string {
 	var b strings.Builder
 	b.WriteString(e.Error() + "\n")
@@ -52,7 +52,7 @@ func (e *Error) Detail() string {
 const maxExcerpt = 120
 
 // excerpt returns the part of line around column in a form that is safe for a terminal. caret is
-// the white space before a caret below the column. It contains the same tabs as the line.
+// the white space before a caret below the column. caret contains the same tabs as the line.
 func excerpt(line string, column int) (part, caret string) {
 	runes := []rune(line)
 	at := min(max(column-1, 0), len(runes))
@@ -131,7 +131,7 @@ func didYouMean(wrong string, words []string) string {
 }
 
 // Nearest returns the word that is most similar to the mistyped word wrong. If no word is similar,
-// it returns "".
+// Nearest returns "".
 func Nearest(wrong string, words []string) string {
 	best, least := "", 3
 	for _, w := range words {
@@ -173,7 +173,7 @@ func distance(a, b string) int {
 
 // A removedWord is a word of an earlier version of the language, with the word that replaces it.
 type removedWord struct {
-	word, arg string // if arg is empty, word with any argument
+	word, arg string // an empty arg means any argument
 	hint      string
 }
 
@@ -188,8 +188,8 @@ var removedWords = []removedWord{
 	{"campaign", "", "remove it: use `count unknown-recipient > 20 in 1h by site`, or evidence probed-recipient"},
 }
 
-// replacement returns a hint for a removed word with an argument. For all other words, it returns
-// "".
+// replacement returns a hint for a removed word with an argument. For all other words, replacement
+// returns "".
 func replacement(word, arg string) string {
 	for _, r := range removedWords {
 		if r.word == word && (r.arg == "" || r.arg == arg) {

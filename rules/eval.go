@@ -34,19 +34,19 @@ type Verdict struct {
 	Phase smtp.Phase
 	// Pass is the pass statement that matched, or nil. If Pass is set, no rule applies.
 	Pass *Pass
-	// Act is the outcome that must be enforced. It is empty in observe mode.
+	// Act is the outcome that must be enforced. Act is empty in observe mode.
 	Act Outcome
-	// Would is the outcome that is only observed. In observe mode, this is the outcome of all
-	// rules. In enforce mode, it is the outcome of the rules marked observe.
+	// Would is the outcome that is only observed. In observe mode, Would is the outcome of all
+	// rules. In enforce mode, Would is the outcome of the rules marked observe.
 	Would Outcome
 	// Withheld is the outcome of the first rule that the client's standing has prevented from
 	// making a decision.
 	Withheld Outcome
 	// Unsure reports whether a pass statement may match, because a table that it uses is not
-	// loaded. In this case, decisions are temporary, and no client is banned.
+	// loaded. While Unsure is set, decisions are temporary, and no client is banned.
 	Unsure bool
-	// Waiting reports whether a pass statement may match, because a DNS list has not answered. In
-	// this case, decisions because of other DNS lists are temporary.
+	// Waiting reports whether a pass statement may match, because a DNS list has not answered.
+	// While Waiting is set, decisions because of other DNS lists are temporary.
 	Waiting bool
 	// Score is the number of points that rules have added in this phase. The caller must add it to
 	// Facts.Score. Total is the sum of Score, Facts.Score and the points for evidence.
@@ -71,15 +71,15 @@ func (p *Policy) TagNames(s TagSet) (names []string) {
 }
 
 // Eval evaluates the policy on f in the phase f.Phase. If a pass statement matches, no rule
-// applies. Otherwise, the rules are evaluated in order until one of them makes a decision. The
-// other effects of all rules that matched before it also apply.
+// applies. If no pass statement matches, the rules are evaluated in order until one of them makes a
+// decision. The other effects of earlier rules that matched also apply.
 //
 // Rules marked observe make no decision, and their scores and tags are not used. Therefore, observe
 // mode reports exactly the decisions that enforce mode makes.
 //
-// If a pass statement may match because a table is not loaded, all decisions are temporary. If it
-// may match because a DNS list has not answered, decisions because of other DNS lists are
-// temporary. For trusted clients, see shield.
+// If a pass statement may match because a table is not loaded, all decisions are temporary. If a
+// pass statement may match because a DNS list has not answered, decisions because of other DNS
+// lists are temporary. For trusted clients, see shield.
 func (p *Policy) Eval(f *Facts) (v Verdict) {
 	v.Phase = f.Phase
 	prepare(p, f)
@@ -164,7 +164,7 @@ func (o *Outcome) apply(r *rule, temporary bool) {
 	}
 }
 
-// Temper makes o milder. It removes the ban and makes a rejection temporary. A junk decision
+// Temper makes o milder: there is no ban, and a rejection becomes temporary. A junk decision
 // becomes proceed.
 func (o *Outcome) Temper() {
 	o.Ban, o.BanRule = nil, nil
@@ -218,8 +218,9 @@ func (r *Rule) Has(e Evidence) bool {
 	return false
 }
 
-// countsRecipients reports whether c counts recipients. The result of such a condition depends on
-// the current recipient, because it never matches a recipient that is known to exist.
+// countsRecipients reports whether c counts recipients. The result of a condition that counts
+// recipients depends on the current recipient, because the condition never matches a recipient that
+// is known to exist.
 func (c *Cond) countsRecipients() bool {
 	return c.Word == "count" && TokenByName(c.Values[0].Text).Evidence&ofRecipients != 0
 }

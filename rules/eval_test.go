@@ -223,7 +223,7 @@ func TestConditions(t *testing.T) {
 			if not != "" {
 				want = want.Not()
 			}
-			// The condition on auth is always false here. With such a condition, the rule also
+			// The condition on auth is always false here. With a condition on auth, the rule also
 			// applies to exempt sessions.
 			p := compile(t, "asn \"x\"\ncountry \"x\"\nlookup bl dnsbl \"bl.example.org\" codes 127.0.0.2\nlookup two dnsbl \"bl.example.net\" codes 127.0.0.2\nrule r phase rcpt-to match "+not+tt.cond+" auth /^no such user$/ tag a")
 			_, traces := p.Explain(&f)
@@ -240,7 +240,7 @@ func TestConditions(t *testing.T) {
 }
 
 // TestConditionsBeforeTheirPhase checks that a condition is unknown in phases in which its fact is
-// not known yet. Only pass statements can have such conditions.
+// not known yet. Only pass statements can have conditions whose facts are not known yet.
 func TestConditionsBeforeTheirPhase(t *testing.T) {
 	for _, cond := range []string{"helo x", "mail-from x", "rcpt-to x", "auth", "tls", "evidence helo-own-name", "count harvest > 0"} {
 		for _, not := range []string{"", "!"} {

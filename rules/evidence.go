@@ -67,7 +67,7 @@ type Token struct {
 	Name     string
 	// Means describes the evidence. The text follows "a host that".
 	Means string
-	// From is the first phase in which the evidence is possible. It is smtp.PhaseConnect for
+	// From is the first phase in which the evidence is possible. From is smtp.PhaseConnect for
 	// evidence from earlier sessions.
 	From smtp.Phase
 }

@@ -25,13 +25,13 @@ type Facts struct {
 	Dst    netip.AddrPort // address of the listener, which may be a wildcard
 	RDNS   []byte         // reverse DNS name (PTR); empty if there is none
 	FCrDNS smtp.FCrDNS
-	// RDNSCut reports whether smtpd may have truncated RDNS. This is possible if its length is the
-	// maximum on this system (64 bytes on Linux). A truncated name proves nothing.
+	// RDNSCut reports whether smtpd may have truncated RDNS. A name may be truncated if its length
+	// is the maximum on this system (64 bytes on Linux). A truncated name proves nothing.
 	RDNSCut bool
 	Helo    []byte // argument of HELO or EHLO
 	// MailFrom and RcptTo are addresses without angle brackets and parameters. MailFrom is known
-	// from the mail-from phase onwards. It is empty for the null sender. RcptTo is known only in
-	// the rcpt-to phase.
+	// from the mail-from phase onwards. MailFrom is empty for the null sender. RcptTo is known only
+	// in the rcpt-to phase.
 	MailFrom []byte
 	RcptTo   []byte
 	TLS      bool
@@ -55,8 +55,8 @@ type Facts struct {
 	Standing Standing
 	// Failed lists user names in failed logins. Some may be missing.
 	Failed [][]byte
-	// RcptKnown reports whether RcptTo is known to exist. If so, conditions that count missing
-	// recipients do not match.
+	// RcptKnown reports whether RcptTo is known to exist. For a recipient that is known to exist,
+	// conditions that count missing recipients do not match.
 	RcptKnown bool
 	// RcptLocal reports whether the domain of RcptTo is local. The result is unknown until a local
 	// domain is known. For a local recipient, counts of relay probes do not match. For a foreign
@@ -64,8 +64,8 @@ type Facts struct {
 	RcptLocal Truth
 	// Window, if set, returns counts over several sessions.
 	Window Counter
-	// Recorded reports whether mail addresses and user names come from a stored record. They may
-	// then be hashed; see Settings.Privacy.
+	// Recorded reports whether mail addresses and user names come from a stored record. Addresses
+	// and names in a record may be hashed; see Settings.Privacy.
 	Recorded bool
 
 	listeners uint64 // listeners to which the session belongs
@@ -75,7 +75,7 @@ type Facts struct {
 
 // A Counter returns counts of events over several sessions.
 type Counter interface {
-	// Count returns how often the evidence e has occurred within window. It counts all sessions
+	// Count returns how often the evidence e has occurred within window. Count counts all sessions
 	// that have the same value of the key by as f. The current request is not counted. ok is false
 	// if the number is unknown.
 	Count(f *Facts, e Evidence, window time.Duration, by Key) (n int, ok bool)

@@ -15,8 +15,8 @@ import (
 // RoleShare is the role of a companion that shares the state of the filter with other hosts.
 const RoleShare Role = "share"
 
-// Fleet is the statement `fleet "name" key "file" ...`. It means that this host is one of several
-// hosts that share their state.
+// Fleet is the statement `fleet "name" key "file" ...`. The statement means that this host is one
+// of several hosts that share their state.
 type Fleet struct {
 	Pos
 	Name    string        // name of this host

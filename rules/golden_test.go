@@ -11,7 +11,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// golden compares got with a file. With -update, it writes the file.
+// golden compares got with a file. With -update, golden writes the file.
 func golden(t *testing.T, file, got string) {
 	t.Helper()
 	if *update {

@@ -19,7 +19,7 @@ const (
 	signToken               // one of { } , = > !
 )
 
-// A token is a word in a line. Its text contains no quotes and no escapes.
+// A token is a word in a line. The text of a token contains no quotes and no escapes.
 type token struct {
 	kind kind
 	text string

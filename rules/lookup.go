@@ -14,16 +14,16 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Lookup is the statement `lookup name dnsbl | allowlist "zone" codes ...`. It declares a DNS
-// list (RFC 5782) that the lookup companion queries.
+// Lookup is the statement `lookup name dnsbl | allowlist "zone" codes ...`. The statement declares
+// a DNS list (RFC 5782) that the lookup companion queries.
 type Lookup struct {
 	Pos
 	Name  string
 	Allow bool   // the list is an allowlist: a listing is a reason to exempt a client, not evidence
 	Zone  string // name of the zone; may contain KeyMark in place of one label
 	// Codes lists the return codes that mean that a host is listed. A return code is an address in
-	// the list's answer. Ignore lists other codes that the list may return. They have no meaning
-	// here.
+	// the list's answer. Ignore lists other codes that the list may return. The codes in Ignore
+	// have no meaning here.
 	Codes, Ignore []netip.Prefix
 	Key           string        // file with the label that replaces KeyMark; empty if there is no key
 	Rate          int           // maximum average number of questions per second; 0 for the default
@@ -251,8 +251,8 @@ func (p *Policy) RestsOn(r *Rule, list string) bool {
 	})
 }
 
-// matchListed returns Yes if one of the condition's DNS lists contains the client. If none does, it
-// returns Unknown if one has not answered, and No otherwise.
+// matchListed returns Yes if one of the condition's DNS lists contains the client, Unknown if a
+// list has not answered, and otherwise No.
 func matchListed(c *cond, f *Facts) Truth {
 	answer := No
 	for _, v := range c.tree.Values {
@@ -318,8 +318,8 @@ func checkLookups(k *checker) {
 	}
 }
 
-// beforeAnswers warns of a rule that is evaluated before most answers of its DNS lists arrive. This
-// happens if no request waits for the answers.
+// beforeAnswers warns of a rule that is evaluated before most answers of its DNS lists arrive. Most
+// answers arrive too late if no request waits for them.
 func beforeAnswers(k *checker, r *Rule) {
 	phases := r.Phases.List()
 	if len(phases) == 0 || phases[len(phases)-1] >= smtp.PhaseMailFrom {
@@ -344,8 +344,8 @@ func beforeAnswers(k *checker, r *Rule) {
 	}
 }
 
-// usesLookup checks a condition on DNS lists. It warns if clients on a block list are exempt,
-// because a listing there is not a reason to exempt a client.
+// usesLookup checks a condition on DNS lists. usesLookup warns if clients on a block list are
+// exempt, because a listing there is not a reason to exempt a client.
 func usesLookup(k *checker, c *Cond, ofRule bool) {
 	for _, v := range c.Values {
 		l := k.listed[v.Text]
@@ -420,7 +420,7 @@ func Awaits(p *Policy, f *Facts, missing ListSet, decided bool) (needed ListSet)
 			}
 		}
 	}
-	var exempt ListSet // lists on which pass statements depend that may match
+	var exempt ListSet // missing lists of pass statements that may match
 	for i := range p.passes {
 		if s := &p.passes[i]; on(s.listeners, f) {
 			may, lists := q.all(s.conds)
@@ -457,7 +457,8 @@ type query struct {
 	f        *Facts
 	missing  ListSet
 	evidence ListSet // missing block lists, whose listings would be evidence
-	// The final score is between low and high. It depends on the answers of the lists in scored.
+	// The final score is between low and high. The score depends on the answers of the lists in
+	// scored.
 	low, high int
 	scored    ListSet
 }
@@ -489,7 +490,7 @@ func (q *query) all(conds []cond) (may bool, lists ListSet) {
 	return true, lists
 }
 
-// eval evaluates a condition. It also returns the missing lists on which the result depends.
+// eval evaluates a condition, and returns the missing lists on which the result depends.
 func (q *query) eval(c *cond) (Truth, ListSet) {
 	answer := c.eval(q.f)
 	switch {

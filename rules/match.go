@@ -12,8 +12,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A cond is a compiled condition. Its row in the table of conditions determines which fields are
-// used.
+// A cond is a compiled condition. The row of a condition in the table of conditions determines
+// which fields are used.
 type cond struct {
 	not         bool
 	first, last smtp.Phase
@@ -55,7 +55,8 @@ const (
 	localPart
 )
 
-// A pattern is a name, a suffix, a glob or a regular expression. Its text is in lower case.
+// A pattern is a name, a suffix, a glob or a regular expression. The text of a pattern is in lower
+// case.
 type pattern struct {
 	part   part
 	suffix bool // text starts with a dot, and the pattern matches the domain and all names below it
@@ -166,8 +167,7 @@ func trimDot(b []byte) []byte {
 	return b
 }
 
-// ask returns Yes if one of the tables matches. If none does, it returns Unknown if a table is not
-// loaded, and No otherwise.
+// ask returns Yes if one of the tables matches, Unknown if a table is not loaded, and otherwise No.
 func (c *cond) ask(match func(Table) bool) Truth {
 	answer := No
 	for _, t := range c.tables {
@@ -336,8 +336,8 @@ func matchHelo(c *cond, f *Facts) Truth {
 
 func matchMailFrom(c *cond, f *Facts) Truth { return c.recorded(f, f.MailFrom, false) }
 
-// A local part without a domain, such as postmaster@, means a local mailbox. Otherwise, a pass
-// statement for the postmaster would also exempt relay probes.
+// A local part without a domain, such as postmaster@, means a local mailbox. If postmaster@ matched
+// foreign addresses, a pass statement for the postmaster would also exempt relay probes.
 func matchRcptTo(c *cond, f *Facts) Truth { return c.recorded(f, f.RcptTo, f.RcptLocal == No) }
 
 // recorded compares the values of c with a mail address whose local part may be hashed. Domains and
@@ -356,9 +356,9 @@ func (c *cond) recorded(f *Facts, b []byte, foreign bool) Truth {
 	return Unknown
 }
 
-// hidden reports whether p may match the original of a hashed address in domain. It ignores that a
-// role account with a detail is hashed, which is rare. Otherwise, all conditions on role accounts
-// would be unknown.
+// hidden reports whether p may match the original of a hashed address in domain. hidden ignores
+// that a role account with a detail is hashed, which is rare, because all conditions on role
+// accounts would be unknown.
 func (p pattern) hidden(domain []byte) bool {
 	switch {
 	case p.part == domainPart:

@@ -10,8 +10,8 @@ import (
 	"scanwatch/internal/text"
 )
 
-// These are limits on a configuration. They are far above any reasonable need. They also limit the
-// time for parsing a file that is not a configuration.
+// These are limits on a configuration. The limits are far above any reasonable need. The limits
+// also bound the time for parsing a file that is not a configuration.
 const (
 	maxFile   = 1 << 20 // size of a file, in bytes
 	maxFiles  = 64      // number of include files
@@ -24,7 +24,7 @@ const (
 
 const tooLong = `write long lists as a table: table <name> file "..."`
 
-// Parse parses a configuration file and the files that it includes. It reads them with readFile,
+// Parse parses a configuration file and the files that it includes. Parse reads them with readFile,
 // for example os.ReadFile. The error is of type Errors and contains all errors, including files
 // that cannot be read. Parse does not check the Config; see Check and Compile.
 func Parse(name string, readFile func(name string) ([]byte, error)) (*Config, error) {
@@ -113,7 +113,8 @@ func (p *parser) report(e *Error) {
 	}
 }
 
-// file parses a file. where is the line that includes the file. It is nil for the main file.
+// file parses a file. where is the line that includes the file. The argument where is nil for the
+// main file.
 func (p *parser) file(name string, where *line) *Config {
 	fail := func(hint, format string, args ...any) *Config {
 		e := &Error{Pos: Pos{name, 1, 1}, Msg: fmt.Sprintf(format, args...), Hint: hint}
@@ -263,8 +264,8 @@ func (l *line) errorf(pos Pos, hint, format string, args ...any) *Error {
 	return &Error{Pos: pos, Msg: fmt.Sprintf(format, args...), Hint: hint, Source: l.lexer.source(pos)}
 }
 
-// expand replaces the macros in the rest of the line with their tokens. Errors in these tokens are
-// reported at the position of the macro's name.
+// expand replaces the macros in the rest of the line with their tokens. Errors in the tokens of a
+// macro are reported at the position of its name.
 func (l *line) expand() *Error {
 	out := l.toks[:l.at:l.at]
 	for _, t := range l.toks[l.at:] {
@@ -322,7 +323,7 @@ func (l *line) next() token {
 	return t
 }
 
-// accept skips the next token if it has the given text. It reports whether it has.
+// accept skips the next token if it has the given text. accept reports whether it has.
 func (l *line) accept(text string) bool {
 	if l.at < len(l.toks) && l.toks[l.at].is(text) {
 		l.at++
@@ -338,7 +339,8 @@ func (l *line) expect(text string) *Error {
 	return nil
 }
 
-// insteadOf returns a description of an unexpected token. It is the end of an error message.
+// insteadOf returns a description of an unexpected token. The description is the end of an error
+// message.
 func insteadOf(t token) string {
 	if t.kind == signToken && t.text == "" {
 		return " at the end of the line"

@@ -260,8 +260,8 @@ func listeners() string {
 	return s
 }
 
-// strip removes fields that the canonical form does not contain. These are the positions and the
-// fields that the checker uses.
+// strip removes fields that the canonical form does not contain. The removed fields are the
+// positions and the fields that the checker uses.
 func strip(c *Config) {
 	c.lexer = nil
 	for _, s := range c.Statements {

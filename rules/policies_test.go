@@ -11,7 +11,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// readyPolicy compiles a preset in enforce mode. Its list of known senders contains only
+// readyPolicy compiles a preset in enforce mode. The preset's list of known senders contains only
 // `.sender.example`.
 func readyPolicy(t testing.TB, name string) *Policy {
 	t.Helper()
@@ -151,8 +151,8 @@ func TestReadyPolicies(t *testing.T) {
 	}
 }
 
-// TestBanLengths checks which rules of the presets impose bans of more than two days. A host with
-// such a ban gets a permanent code. Bans by other rules must be shorter, because the host may share
+// TestBanLengths checks which rules of the presets impose bans of more than two days. A host with a
+// long ban gets a permanent code. Bans by other rules must be shorter, because the host may share
 // its address with a mail server, which must not give up before the ban ends.
 func TestBanLengths(t *testing.T) {
 	permanent := map[string]string{

@@ -58,8 +58,8 @@ func (c *Companion) publication() string {
 // plainBodies lists the formats in ForwardBodies that contain no text from clients.
 var plainBodies = []string{"chat", "text"}
 
-// DescribePrivacy writes a text for users. It lists the stored data and how long each kind is kept.
-// The argument kept lists this for the data in the state.
+// DescribePrivacy writes a text for users. DescribePrivacy lists the stored data and how long each
+// kind is kept. The argument kept lists how long the data in the state is kept.
 func (p *Policy) DescribePrivacy(w io.Writer, kept []Retention) error {
 	d := &describer{Policy: p}
 	d.title("Data stored about connections to this mail server")

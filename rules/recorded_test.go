@@ -6,8 +6,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// TestRecorded checks that a condition is unknown if it depends on a hashed local part. If it
-// depends on a domain or a role account, it must be known.
+// TestRecorded checks that a condition is unknown if it depends on a hashed local part. A condition
+// that depends on a domain or a role account must be known.
 func TestRecorded(t *testing.T) {
 	const hashed = "hash:0123456789abcdef@example.org"
 	for _, c := range []struct {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestRemovedWords checks the error for a word of an earlier version. It must contain the word that
-// replaces it. Errors in other lines must be reported as well.
+// TestRemovedWords checks the error for a word of an earlier version. The error must contain the
+// replacement. Errors in other lines must be reported as well.
 func TestRemovedWords(t *testing.T) {
 	for line, want := range map[string]string{
 		"privacy default":     "privacy default is now: privacy full",

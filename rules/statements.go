@@ -40,7 +40,7 @@ func parseLog(l *line) (Statement, *Error) {
 	}
 }
 
-// word parses one of the given words. It returns the word's index.
+// word parses one of the given words, and returns the word's index.
 func (l *line) word(what string, words []string) (int, *Error) {
 	t := l.next()
 	i := slices.Index(words, t.text)
@@ -191,8 +191,8 @@ func (l *line) file(t *TableDecl) *Error {
 		f.Download, err = l.download()
 	}
 	if err == nil && f.URL != "" && f.Format == "" {
-		// The format of a downloaded file must be specified. If it were detected, an error message
-		// from the server could be read as a list.
+		// The format of a downloaded file must be specified. If the format were detected, an error
+		// message from the server could be read as a list.
 		err = l.errorf(at.pos, "put the format before the URL, for example: format addresses", "a downloaded file needs a format")
 	}
 	t.Files = append(t.Files, f)
@@ -281,8 +281,8 @@ func parseInclude(l *line) (Statement, *Error) {
 	return inc, nil
 }
 
-// parseRule parses the conditions and actions of a rule. They may be in any order. Rule.String
-// writes them in the order that the manual uses.
+// parseRule parses the conditions and actions of a rule. Conditions and actions may be in any
+// order. Rule.String writes them in the order that the manual uses.
 func parseRule(l *line) (Statement, *Error) {
 	r := &Rule{Pos: l.toks[0].pos}
 	var err *Error

@@ -70,8 +70,8 @@ func (p *Policy) Friends(within netip.Prefix) Truth {
 	return answer
 }
 
-// friends holds the networks and tables that Friends searches. They are collected only once,
-// because the filter calls Friends for each unknown client.
+// friends holds the networks and tables that Friends searches. The networks and tables are
+// collected only once, because the filter calls Friends for each unknown client.
 type friends struct {
 	prefixes []netip.Prefix
 	tables   []Table // nil for a table that is not loaded
@@ -101,8 +101,8 @@ func (p *Policy) PassesKnown() bool {
 	return !slices.Contains(list, nil)
 }
 
-// PassesUseTable reports whether a pass statement uses the table. It always returns true for
-// <friends>, because this table exempts clients without a pass statement.
+// PassesUseTable reports whether a pass statement uses the table. PassesUseTable always returns
+// true for <friends>, because this table exempts clients without a pass statement.
 func (p *Policy) PassesUseTable(name string) bool {
 	return name == "friends" || slices.ContainsFunc(p.passes, func(s pass) bool {
 		return slices.ContainsFunc(s.tree.Conds, func(c *Cond) bool {

@@ -21,7 +21,8 @@ const (
 
 var classNames = [numClasses]string{"address", "AS number", "name", "country code"}
 
-// Contents counts the entries of a table by class. It also contains an example for each class.
+// Contents counts the entries of a table by class. Contents also contains an example for each
+// class.
 type Contents [numClasses]struct {
 	Total   int
 	Example string

@@ -24,8 +24,8 @@ var pairTraps = []func(*checker, *Cond, *Cond){failedAndLoggedIn, namelessAndNam
 // session.
 var perEvent = []string{"unknown-recipient", "backscatter", "recipient-flood", "relay-probe", "unknown-command", "auth-failure", "auth-unsupported", "flood"}
 
-// alwaysLow lists the evidence that always has low confidence. Conditions never match such
-// evidence, and it is not counted.
+// alwaysLow lists the evidence that always has low confidence. Evidence in alwaysLow never matches
+// a condition and is not counted.
 var alwaysLow = []string{"syntax-error"}
 
 // notOfUsers lists the evidence that is not about a user.
@@ -75,8 +75,8 @@ var ofFailures = []string{"auth-failure", "auth-spray"}
 // ofAccounts lists the evidence that is possible only after a login.
 var ofAccounts = []string{"account-abuse"}
 
-// needsAuth warns of a rule that checks users but has no condition on auth. Such a rule does not
-// apply to authenticated sessions.
+// needsAuth warns of a rule that checks users but has no condition on auth. A rule without this
+// condition does not apply to authenticated sessions.
 func needsAuth(k *checker, r *Rule) {
 	if slices.ContainsFunc(r.Conds, func(c *Cond) bool { return c.Word == "auth" }) {
 		return
@@ -197,7 +197,7 @@ func checkOwn(k *checker, s *Setting) {
 
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
 
-// checkPairs calls the functions in pairTraps. It also warns of two conditions that require
+// checkPairs calls the functions in pairTraps. checkPairs also warns of two conditions that require
 // different values of the same fact.
 func checkPairs(k *checker, cs []*Cond) {
 	for i, a := range cs {
@@ -262,8 +262,8 @@ func excluded(k *checker, a, not *Cond) {
 	}
 }
 
-// disjoint reports whether no session can match both a and b. This is the case if their fact has a
-// single value and they have no common value.
+// disjoint reports whether no session can match both a and b. Two conditions are disjoint if their
+// fact has a single value and they have no common value.
 func disjoint(a, b *Cond) bool {
 	if a.Word != b.Word || len(a.Values)*len(b.Values) == 0 || len(a.Values)*len(b.Values) > maxCompare {
 		return false
@@ -278,8 +278,8 @@ func disjoint(a, b *Cond) bool {
 	return true
 }
 
-// single reports whether the fact of the condition word has a single value. In this case, the fact
-// can match two values only if one of them includes the other.
+// single reports whether the fact of the condition word has a single value. A fact with a single
+// value can match two values only if one of them includes the other.
 func (v Value) single(word string) bool {
 	switch word {
 	case "src", "asn", "country", "fcrdns":

@@ -21,8 +21,8 @@ type Config struct {
 	lexer      *lexer
 }
 
-// Statement is a logical line. It is a *Setting, *TableDecl, *Listener, *Pass, *Rule, *Weight,
-// *Companion, *Zone, *Lookup, *Fleet, *Macro or *Include.
+// Statement is a logical line. A Statement is a *Setting, *TableDecl, *Listener, *Pass, *Rule,
+// *Weight, *Companion, *Zone, *Lookup, *Fleet, *Macro or *Include.
 type Statement interface {
 	Position() Pos
 	String() string // text without the newline
@@ -85,8 +85,8 @@ type Setting struct {
 	Download
 }
 
-// TableDecl is the statement `table <name> ...`. It declares a set of addresses, names and AS
-// numbers.
+// TableDecl is the statement `table <name> ...`. The statement declares a set of addresses, names
+// and AS numbers.
 type TableDecl struct {
 	Pos
 	Name    string

@@ -1,9 +1,10 @@
-// Package anonymize makes copies of records that can be published. It replaces mailboxes, host
-// names and the host parts of addresses with keyed hashes. Equal names get equal hashes.
+// Package anonymize makes copies of records that can be published. The package replaces mailboxes,
+// host names and the host parts of addresses with keyed hashes. Equal names get equal hashes.
 //
 // A copy leads to the same evidence as the original. The package therefore keeps public suffixes,
-// the networks of addresses (/24 and /48), and all names and addresses in the shipped lists. It
-// also keeps reply codes, times, session ids, and the names of rules, tables, tags and listeners.
+// the networks of addresses (/24 and /48), and all names and addresses in the shipped lists. The
+// package also keeps reply codes, times, session ids, and the names of rules, tables, tags and
+// listeners.
 package anonymize
 
 import (
@@ -20,9 +21,9 @@ import (
 	"scanwatch/store"
 )
 
-// Record appends the encoded anonymized copy of r to dst. refs maps the reference to a rule's text
-// to the reference to the text's anonymized copy. If a step of r is corrupt, the copy ends before
-// this step, and Record returns an error.
+// Record appends the encoded anonymized copy of r to dst. refs maps a reference to a rule's text in
+// r to the reference in the copy. If a step of r is corrupt, the copy ends before this step, and
+// Record returns an error.
 func (a *Anonymizer) Record(dst []byte, r *store.Record, refs func(uint32) uint32) ([]byte, error) {
 	c := *r
 	c.Src, c.Dst = a.addrPort(r.Src), a.addrPort(r.Dst)
@@ -136,7 +137,7 @@ var replyCodes = regexp.MustCompile(`^([245][0-9][0-9][ -]?)?([245]\.[0-9]{1,3}\
 // pipelining is the only reply text that counts as evidence.
 const pipelining = "Pipelining not supported"
 
-// reply returns the codes of a reply. It omits the text, which may contain names.
+// reply returns the codes of a reply. reply omits the text, which may contain names.
 func reply(text []byte) []byte {
 	if len(text) == 0 {
 		return nil
@@ -190,7 +191,7 @@ func (a *Anonymizer) value(word string, v *rules.Value) {
 	}
 }
 
-// Line anonymizes a command or other input from a client. It keeps the first word and protocol
+// Line anonymizes a command or other input from a client. Line keeps the first word and protocol
 // keywords, and replaces addresses in MAIL and RCPT in the same way as Mailbox. The copy matches
 // the same rows of the lists and leads to the same evidence as the original.
 func (a *Anonymizer) Line(line []byte) []byte {

@@ -38,8 +38,8 @@ func builtin(t testing.TB) *lookup.Lists {
 	return lists
 }
 
-// TestAddr checks the copy of an address. It must be unique, differ from the original, be in the
-// same network, and match the same row of the lists.
+// TestAddr checks the copy of an address. The copy of an address must be unique, differ from the
+// original, be in the same network, and match the same row of the lists.
 func TestAddr(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)
@@ -201,7 +201,7 @@ func policy(t testing.TB, name, lines string) *rules.Policy {
 	return p.InMode(rules.Enforce)
 }
 
-// play replays records under a policy. It returns the evidence and decisions for each record.
+// play replays records under a policy, and returns the evidence and decisions for each record.
 func play(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) []string {
 	var back []*store.Record
 	told := make(map[string]string)
@@ -356,7 +356,7 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
-// TestSum checks the copy of an aggregate. It must not contain the network of a ban or the
+// TestSum checks the copy of an aggregate. The copy must not contain the network of a ban or the
 // operator's reason for a manual ban.
 func TestSum(t *testing.T) {
 	a := anonymize.New(key, builtin(t))

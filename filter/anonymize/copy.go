@@ -32,8 +32,8 @@ type Copied struct {
 }
 
 // Copy writes an anonymized copy of the records to the output directory, with the rule texts to
-// which verdicts refer. The directory must be empty or not exist. Only its owner can access it.
-// Copy sets r.Rules.
+// which verdicts refer. The directory must be empty or not exist. Only the directory's owner can
+// access it. Copy sets r.Rules.
 func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	budget := int64(1 << 30)
 	if segments, err := store.Segments(r.Dir); err == nil { // an error means that there are no records
@@ -85,8 +85,8 @@ func Copy(r *store.Reader, out string, o CopyOptions) (c Copied, err error) {
 	return c, nil
 }
 
-// createDir creates a directory that only its owner can access. It accepts an existing directory if
-// this is empty.
+// createDir creates a directory that only its owner can access. createDir accepts an existing
+// directory if the directory is empty.
 func createDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if !errors.Is(err, fs.ErrExist) {

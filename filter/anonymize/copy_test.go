@@ -15,8 +15,8 @@ import (
 	"scanwatch/store"
 )
 
-// TestCopy checks that a copy contains the same numbers of sessions, messages and findings. It also
-// checks that Copy only writes to an empty directory.
+// TestCopy checks that a copy contains the same numbers of sessions, messages and findings.
+// TestCopy also checks that Copy only writes to an empty directory.
 func TestCopy(t *testing.T) {
 	lists := builtin(t)
 	from := t.TempDir()

@@ -60,9 +60,9 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 	return b
 }
 
-// Addr anonymizes an address. It keeps the network (/24 for IPv4, /48 for IPv6) and hashes the host
-// part. Different addresses in a /24 get different copies. The copy matches the same row of the
-// lists as the original. An address with its own row is not changed.
+// Addr anonymizes an address. Addr keeps the network (/24 for IPv4, /48 for IPv6) and hashes the
+// host part. Different addresses in a /24 get different copies. The copy matches the same row of
+// the lists as the original. An address with its own row is not changed.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() {
 		return addr
@@ -103,7 +103,7 @@ func (a *Anonymizer) Prefix(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(a.Addr(p.Addr()), p.Bits()).Masked()
 }
 
-// literal anonymizes an address, which may be an address literal (RFC 5321 section 4.1.3). It
+// literal anonymizes an address, which may be an address literal (RFC 5321 section 4.1.3). literal
 // returns nil if name is not an address.
 func (a *Anonymizer) literal(name []byte) []byte {
 	m := literals.FindSubmatch(name)
@@ -137,8 +137,8 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 	return f
 }
 
-// Name anonymizes a host name, domain or greeting. It keeps the public suffix, or a suffix that is
-// in a row of the lists, and hashes all other labels. If the form of the name is evidence, Name
+// Name anonymizes a host name, domain or greeting. Name keeps the public suffix, or a suffix that
+// is in a row of the lists, and hashes all other labels. If the form of the name is evidence, Name
 // instead replaces each letter with a letter and each digit with a digit. A name with its own row
 // is not changed.
 func (a *Anonymizer) Name(name []byte) []byte {
@@ -241,7 +241,7 @@ func suffixes(name []byte) (suffix, domain int) {
 	return suffix, strings.LastIndexByte(whole[:max(suffix-1, 0)], '.') + 1
 }
 
-// keywords matches the words that names and lines keep. They are commands, and words in the
+// keywords matches the words that names and lines keep. The words are commands, and words in the
 // patterns of the lists. No keyword identifies a host or user. The letter x is a keyword because it
 // separates the numbers in names that are derived from addresses.
 var keywords = regexp.MustCompile(`^(?i:http|rtsp|ssh|from|to|size|body|8bitmime|7bit|smtputf8|ret|hdrs|full|notify|never|orcpt|rfc822|plain|login|` +
@@ -294,7 +294,7 @@ func (a *Anonymizer) user(name []byte) []byte {
 // and details, and other text.
 var pieces = regexp.MustCompile(`hash:[0-9a-f]{16}|[%!@,:+]|[^%!@,:+]+`)
 
-// Mailbox anonymizes a mail address. It hashes the local part and its detail (RFC 5233), and
+// Mailbox anonymizes a mail address. Mailbox hashes the local part and its detail (RFC 5233), and
 // replaces each domain with its anonymized copy. The local parts of role accounts are kept.
 func (a *Anonymizer) Mailbox(addr []byte) (dst []byte) {
 	at := bytes.LastIndexByte(addr, '@')

@@ -80,8 +80,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 	}
 	if out.Exempt == "" {
 		b := d.Memory.Bans.Add(s.Client, memory.BanRequest{Ladder: o.Ban, Rule: o.BanRule.Name, Session: s.ID, Observe: !enforced, Listed: restsOnListing(d, s, o.BanRule)}, at)
-		// A ban halves the count of failed logins and ends a spray. Otherwise, a phone with an old
-		// password would get its whole office banned again at its next login.
+		// A ban halves the count of failed logins and ends a spray. Without the halved count, the
+		// next login of a phone with an old password would get its whole office banned again.
 		if o.BanRule.Has(rules.AuthFailure) {
 			d.Memory.Counters.Halve(s.Client, rules.AuthFailure, at)
 		}
@@ -98,7 +98,8 @@ func (d *Decider) ban(s Subject, at int64, o *rules.Outcome, last **rules.Rule, 
 }
 
 // restsOnListing reports whether a rule may have matched only because the client is on a DNS list.
-// If the list withdraws the listing, such a ban is revoked; see memory.Bans.RevokeListed.
+// A ban because of a listing is revoked if the list withdraws the listing; see
+// memory.Bans.RevokeListed.
 func restsOnListing(d *Decider, s Subject, rule *rules.Rule) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Listed && d.Policy.RestsOn(rule, l.Name) })
 }
@@ -130,9 +131,9 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) st
 	return excuse
 }
 
-// returned reports that a banned client has reconnected. It returns the first enforced ban that
-// applies to the client, which must then be disconnected. Bans of this host come before bans of
-// other hosts. In observe mode, or if no enforced ban applies, returned returns nil. If a pass
+// returned reports that a banned client has reconnected. returned returns the first enforced ban
+// that applies to the client, which must then be disconnected. Bans of this host come before bans
+// of other hosts. In observe mode, or if no enforced ban applies, returned returns nil. If a pass
 // statement matches, returned reports nothing.
 func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban) {
 	if pass {
@@ -155,9 +156,9 @@ func (d *Decider) returned(s Subject, pass bool, at int64) (enforced *memory.Ban
 	return enforced
 }
 
-// applies reports whether a ban affects s; see unaffected. It also records the result for bans of
-// other hosts. An export to a firewall includes such a ban only after it has rejected a client
-// here, and not while a client is exempt from it.
+// applies reports whether a ban affects s; see unaffected. applies also records the result for bans
+// of other hosts. A firewall export includes another host's ban only after the ban has rejected a
+// client here, and not while a client is exempt from the ban.
 func (d *Decider) applies(s Subject, b *memory.Ban, at int64) bool {
 	why := d.unaffected(s, b, at)
 	switch {

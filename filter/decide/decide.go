@@ -1,6 +1,6 @@
-// Package decide applies the policy to a session. The package answers requests, imposes
-// bans, and reports each decision as an Outcome. It does not depend on front ends,
-// disks, logs or clocks.
+// Package decide applies the policy to a session. The package answers requests, imposes bans, and
+// reports each decision as an Outcome. The package does not depend on front ends, disks, logs or
+// clocks.
 package decide
 
 import (
@@ -37,7 +37,7 @@ type passState struct {
 	other bool // an accepted recipient of the transaction matches no pass statement
 }
 
-// decisions holds the decisions that were made under one policy. When the policy is replaced, these
+// decisions holds the decisions that were made under one policy. When the policy is replaced, its
 // decisions are discarded.
 type decisions struct {
 	policy   *rules.Policy
@@ -48,7 +48,7 @@ type decisions struct {
 	withheld *rules.Rule   // rule of the latest decision that was withheld because of the client's standing
 	tags     rules.TagSet
 	// late and wouldLate are rules about the number of recipients, for enforced and observed bans.
-	// These bans are delayed until the session ends.
+	// Bans by late and wouldLate are delayed until the session ends.
 	late, wouldLate *rules.Rule
 	shielded        bool // the client's standing prevented a ban
 }
@@ -126,8 +126,8 @@ func (d *Decider) Track(s Subject, ev *smtp.Event) {
 func (st *State) Passed() bool { return st.passing.rcpt }
 
 // ExemptReason returns why the client is omitted from exports. The reason is "pass" if a pass
-// statement exempted the client when it connected, or has matched one of its requests. Otherwise,
-// the reason is the result of memory.Peers.Excuse, which may be "".
+// statement exempted the client when it connected, or has matched one of its requests. Without a
+// pass statement, the reason is the result of memory.Peers.Excuse, which may be "".
 func (d *Decider) ExemptReason(s Subject, at int64) string {
 	switch {
 	case !s.Src.IsValid():
@@ -185,7 +185,7 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	return a, d.out
 }
 
-// exempts reports whether no rule applies in a phase. This is the case if there is no policy, or if
+// exempts reports whether no rule applies in a phase. No rule applies if there is no policy, or if
 // pass statements match all recipients.
 func (d *Decider) exempts(st *State, phase smtp.Phase) bool {
 	return d.Policy == nil || (phase == smtp.PhaseData || phase == smtp.PhaseCommit) && st.passing.tx && !st.passing.other
@@ -233,7 +233,7 @@ func (d *Decider) Awaits(s Subject, ev *smtp.Event, missing rules.ListSet) rules
 
 // End evaluates the rules for the end of a session. The client can no longer be answered, but it
 // can be banned. A count from earlier sessions is used only if this session adds to it; see Count.
-// Otherwise, every later session from the same address would renew the ban, even if another user's.
+// If every session were counted, sessions of other users of the address would renew a ban.
 func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 	d.out = d.out[:0]
 	if s.State.Barred {
@@ -277,8 +277,8 @@ func (st *State) stick(s *track.Session, v *rules.Verdict) rules.Outcome {
 	return act
 }
 
-// compose returns the reply that contains a rule's text. It caches the reply, because a client that
-// is rejected repeatedly gets the same reply each time.
+// compose returns the reply that contains a rule's text. compose caches the reply, because a client
+// that is rejected repeatedly gets the same reply each time.
 func (st *State) compose(text string, id uint64) string {
 	if st.reply == nil || text != st.reply.text {
 		st.reply = &composition{text, rules.Reply(text, id)}
@@ -314,8 +314,8 @@ func (d *Decider) trace(s Subject, f *rules.Facts, a smtp.Answer) {
 	}
 }
 
-// Count implements rules.Counter. At the end of a session, it returns 0 if the session does not add
-// to the count.
+// Count implements rules.Counter. At the end of a session, Count returns 0 if the session does not
+// add to the count.
 func (d *Decider) Count(f *rules.Facts, e rules.Evidence, window time.Duration, by rules.Key) (int, bool) {
 	if d.asked == nil {
 		return 0, false

@@ -75,7 +75,7 @@ func (b *bench) mail(addr string) string {
 	return a
 }
 
-// rcpt sends RCPT. The server accepts it unless a rule rejects it.
+// rcpt sends RCPT, which the server accepts unless a rule rejects the recipient.
 func (b *bench) rcpt(addr string) string {
 	a := b.ask(smtp.PhaseRcptTo, addr)
 	if a == "proceed" {
@@ -206,8 +206,8 @@ func TestSticky(t *testing.T) {
 	}
 }
 
-// TestPass checks that a pass statement exempts only the recipient that it matches. If it matches
-// all recipients, it exempts the message as well.
+// TestPass checks that a pass statement exempts only the recipient that it matches. If a pass
+// statement matches all recipients, it exempts the message as well.
 func TestPass(t *testing.T) {
 	const policy = "mode enforce\npass match rcpt-to \"postmaster@\"\nrule r phase rcpt-to match rcpt-to \"trap@\" reject \"550 5.7.1 no\"\nrule d phase { data, commit } match mail-from \"joe@example.net\" reject \"550 5.7.1 content\"\n"
 	const no = "reject 550 5.7.1 content"
@@ -310,8 +310,8 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestCountAtEnd checks rules that count recipients at the end of the session. They must ban the
-// client only if the server has accepted no recipient.
+// TestCountAtEnd checks rules that count recipients at the end of the session. Such a rule must ban
+// the client only if the server has accepted no recipient.
 func TestCountAtEnd(t *testing.T) {
 	const policy = "mode enforce\nrule unknown phase end match count unknown-recipient > 5 in 1h by src ban 1h\n"
 	for accepted, want := range map[uint32][]string{0: {"ban unknown enforced"}, 1: nil} {
@@ -390,8 +390,8 @@ func TestReturn(t *testing.T) {
 	}
 }
 
-// peers returns rows of another host. According to the rows, it has accepted mail from the client.
-// If a domain is given, the mail came from another client in this domain.
+// peers returns rows of another host. According to the rows, the other host has accepted mail from
+// the client. If a domain is given, the mail came from another client in this domain.
 func (b *bench) peers(domain string) (rows []memory.Foreign) {
 	other := memory.New()
 	other.Announce()
@@ -423,7 +423,7 @@ func (b *bench) receive(rows ...memory.Foreign) {
 }
 
 // TestOwnBan checks a client that is banned by this host and exempt from a longer ban by another
-// host. It must still be disconnected because of the first ban.
+// host. The client must still be disconnected because of the first ban.
 func TestOwnBan(t *testing.T) {
 	const policy = "mode enforce\nrule guess phase end match count auth-failure > 5 in 1h by src ban 1h\nrule harvest phase end match count harvest > 5 in 1h by src ban 1h\n"
 	rule := func(name string) func(*bench) {
@@ -502,8 +502,8 @@ func TestOwnBanOverridesExemption(t *testing.T) {
 	}
 }
 
-// TestFirewall checks how long firewalls contain another host's ban after a rejection. They contain
-// it for a day, or until an exempt client connects from the address.
+// TestFirewall checks how long firewalls contain another host's ban after a rejection. Firewalls
+// contain the ban for a day, or until an exempt client connects from the address.
 func TestFirewall(t *testing.T) {
 	connect := func(b *bench, name string, result smtp.FCrDNS) string {
 		b.state, b.client.Domain = State{}, ""

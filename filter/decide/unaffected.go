@@ -13,9 +13,9 @@ const (
 
 // unaffected returns why a ban does not affect s, or "".
 //
-// A ban from another host does not override this host's exemptions. It has no effect until the
-// standing of clients has been exchanged with the other hosts. It never has an effect if its prefix
-// includes an address of this host.
+// A ban from another host does not override this host's exemptions. A ban from another host has no
+// effect until the standing of clients has been exchanged with the other hosts. A ban from another
+// host never has an effect if its prefix includes an address of this host.
 func (d *Decider) unaffected(s Subject, b *memory.Ban, at int64) string {
 	switch {
 	case b.Origin == "" && b.Manual:

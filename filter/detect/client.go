@@ -29,8 +29,9 @@ var clientDetectors = []detector{
 }
 
 // reverseDNS reports a client without a reverse DNS name, or with a name that fails FCrDNS. smtpd
-// truncates long names. A truncated name always fails, so it is not reported. If the server has
-// reported neither a name nor an FCrDNS result, the client may have a name, so nothing is reported.
+// truncates long names. A truncated name always fails FCrDNS, so it is not reported. If the server
+// has reported neither a name nor an FCrDNS result, the client may have a name, so nothing is
+// reported.
 func reverseDNS(c *Case) {
 	switch {
 	case c.nameUnreported():
@@ -42,7 +43,7 @@ func reverseDNS(c *Case) {
 }
 
 // nameUnreported reports whether the server has not reported if the client has a reverse DNS name.
-// Some logs lack this information.
+// Some logs do not contain reverse DNS names.
 func (c *Case) nameUnreported() bool { return len(c.RDNS) == 0 && c.FCrDNS == smtp.FCrDNSUnknown }
 
 // listedAddress reports a client whose address is in the shipped lists. A name that passes FCrDNS
@@ -175,9 +176,9 @@ func (c *Case) greets() bool {
 // local users greet with the name of their computer.
 func (c *Case) anyName() bool { return c.Internal || c.Submission }
 
-// provenHelo reports whether FCrDNS proves that the client may use the name in its greeting. This
-// is so if the name and the client's proven name have the same registered domain, and therefore the
-// same owner.
+// provenHelo reports whether FCrDNS proves that the client may use the name in its greeting. FCrDNS
+// proves this if the greeting and the client's proven name have the same registered domain, and
+// therefore the same owner.
 func (c *Case) provenHelo() bool {
 	name := bytes.TrimRight(c.ProvenName(), ".")
 	return len(name) > 0 && (bytes.EqualFold(name, bytes.TrimRight(c.Helo, ".")) || sameOwner(name, c.Helo))
@@ -303,9 +304,9 @@ func (c *Case) foreignName() (match, confidence string) {
 	return "", ""
 }
 
-// special lists networks whose addresses do not belong to a single host. It omits networks that
-// package netip recognizes. It also omits documentation networks, because tests use them for remote
-// hosts.
+// special lists networks whose addresses do not belong to a single host. special omits networks
+// that package netip recognizes. special also omits documentation networks, because tests use them
+// for remote hosts.
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"), // carrier-grade NAT (RFC 6598)

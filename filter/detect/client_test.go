@@ -26,7 +26,7 @@ func TestRoutable(t *testing.T) {
 	}
 }
 
-// site returns a site with the server mx.example.org at 192.0.2.25. Its local domains are
+// site returns a site with the server mx.example.org at 192.0.2.25. The site's local domains are
 // example.org and firm.example.
 func site() *Site {
 	m := memory.New()
@@ -72,8 +72,8 @@ const (
 	fail = smtp.FCrDNSFail
 	dead = smtp.FCrDNSError
 
-	// Both names belong to Exchange Online. The first was truncated by smtpd. The other has exactly
-	// 64 bytes.
+	// The names cut and other belong to Exchange Online. The first was truncated by smtpd. The
+	// other has exactly 64 bytes.
 	cut   = "mail-switzerlandnorthazon11020113.outbound.protection.outlook.co"
 	whole = "mail-northcentralusazlp170100001.outbound.protection.outlook.com"
 )

@@ -1,7 +1,7 @@
 package detect
 
-// This file holds the detectors for client behaviour. They examine commands, pace, logins and the
-// end of the session.
+// This file holds the detectors for client behaviour. The detectors examine commands, pace, logins
+// and the end of the session.
 
 import (
 	"fmt"

@@ -21,8 +21,8 @@ type Finding struct {
 	Org        string // organisation, if known
 	Match      string // row of a list, or word, that matched
 	Confidence string // high, medium or low
-	// Implied is set if the evidence follows from facts that are in every record. Such a finding is
-	// neither recorded nor logged.
+	// Implied is set if the evidence follows from facts that are in every record. A finding with
+	// Implied is neither recorded nor logged.
 	Implied bool
 }
 
@@ -56,14 +56,14 @@ type State struct {
 	free      uint64    // probed mailbox that the client may request once without evidence
 }
 
-// Mixed reports whether most of the requested mailboxes exist. If so, the missing mailboxes are not
-// an offence: lists of newsletters and mailing lists often still include former members. Rules may
-// still reject the missing recipients.
+// Mixed reports whether most of the requested mailboxes exist. If most mailboxes exist, the missing
+// mailboxes are not an offence: lists of newsletters and mailing lists often still include former
+// members. Rules may still reject the missing recipients.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
 // Hold counts a recipient that a rule rejected because too many recipients do not exist. flood
-// reports whether the rejected recipients count as a flood. They do not if most recipients exist,
-// as is usual for a newsletter.
+// reports whether the rejected recipients count as a flood. The rejected recipients are not a flood
+// if most recipients exist, as is usual for a newsletter.
 func (st *State) Hold(mailbox uint64) (flood bool) {
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
@@ -86,8 +86,8 @@ func (st *State) Has() bool {
 	return (st.Evidence|st.Weak)&^(rules.RDNSMissing|rules.FCrDNSFail) != 0
 }
 
-// Abuse is the set of evidence that mail servers never cause. Such evidence is an offence if its
-// confidence is medium or high.
+// Abuse is the set of evidence that mail servers never cause. Evidence in Abuse is an offence if
+// its confidence is medium or high.
 const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules.RelayProbe | rules.AuthSpray
 
 // CountedPerEvent is the set of evidence that is counted at each event. All other evidence is
@@ -95,7 +95,7 @@ const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules
 // with low confidence.
 const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
-// Add adds the evidence of f to st. It returns false if st already has this evidence with at least
+// Add adds the evidence of f to st. Add returns false if st already has this evidence with at least
 // the same confidence.
 func (st *State) Add(f *Finding) bool {
 	low := f.Confidence == Low

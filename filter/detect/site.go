@@ -40,8 +40,8 @@ func (s *Site) OwnAddr(a netip.Addr) bool {
 	return false
 }
 
-// OwnName reports whether name is one of the server's names. These are the name in its greeting,
-// the site name in smtpd.conf(5), and the names in own-name statements.
+// OwnName reports whether name is one of the server's names. The server's names are the name in its
+// greeting, the site name in smtpd.conf(5), and the names in own-name statements.
 func (s *Site) OwnName(name []byte) bool {
 	if len(name) == 0 {
 		return false

@@ -37,8 +37,9 @@ const (
 	// answerTime is the time in which the companion must answer a question. After this time, the
 	// question may be asked again.
 	answerTime = 10 * time.Second
-	// gather is the time that Questions waits for further questions after the first one. It reduces
-	// the number of context switches. If requests wait for the answers, Questions does not wait.
+	// gather is the time that Questions waits for further questions after the first one. gather
+	// reduces the number of context switches. If requests wait for the answers, Questions does not
+	// wait.
 	gather = 20 * time.Millisecond
 	// absence is the time without a request for questions after which the companion is considered
 	// stopped.
@@ -64,7 +65,7 @@ type Fact struct {
 	n     uint8
 }
 
-// Event returns the answer as an event. Its session and time are those of at.
+// Event returns the answer as an event. The event's session and time are those of at.
 func (f *Fact) Event(at *smtp.Event) smtp.Event {
 	ev := smtp.Event{Kind: smtp.EventListed, Time: at.Time, Session: at.Session, Name: []byte(f.List.Name), Word: []byte(f.List.Zone), Result: smtp.ResultOK}
 	if f.State != Listed {
@@ -98,8 +99,8 @@ type row struct {
 	cells [rules.MaxLookups]cell
 }
 
-// until returns the time at which the last of the row's answers or questions expires. It returns 0
-// if all have expired. n is the number of lists.
+// until returns the time at which the last of the row's answers or questions expires. until returns
+// 0 if all have expired. n is the number of lists.
 func (r *row) until(n int, now time.Duration) (last uint32) {
 	for _, c := range r.cells[:n] {
 		if now < seconds(c.until) {
@@ -152,9 +153,9 @@ type ListStatus struct {
 	Withdrawn uint64 `json:"withdrawn,omitempty"`
 }
 
-// A Table stores the answers. Its methods are safe for concurrent use.
+// A Table stores the answers. The methods of a Table are safe for concurrent use.
 type Table struct {
-	// Wake is called after each answer. It must not block.
+	// Wake is called after each answer. Wake must not block.
 	Wake func()
 	// Withdraw is called with the addresses whose listings a list has withdrawn.
 	Withdraw func(list *rules.Lookup, listed []netip.Addr)
@@ -263,7 +264,7 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("fec0::/10"),
 }
 
-// Answers appends the state of each list's answer about a to facts. It does not ask any list.
+// Answers appends the state of each list's answer about a to facts. Answers does not ask any list.
 func (t *Table) Answers(a netip.Addr, facts []Fact) []Fact {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -359,10 +360,10 @@ func (t *Table) find(a netip.Addr) *row {
 	return nil
 }
 
-// replace returns an empty row for a. It replaces the row whose answers expire first. If the source
-// of a already has maxOfSource rows, the new row must replace a row of this source with a listed
-// address, because the list may contain the whole source. If the source has no listed address,
-// replace returns nil.
+// replace returns an empty row for a. replace replaces the row whose answers expire first. If the
+// source of a already has maxOfSource rows, the new row must replace a row of this source with a
+// listed address, because the list may contain the whole source. If the source has no listed
+// address, replace returns nil.
 func (t *Table) replace(a netip.Addr, now time.Duration) *row {
 	set, source := t.set(a), sourceOf(a)
 	var oldest, listed *row
@@ -406,8 +407,8 @@ type Question struct {
 	Lists []string   `json:"lists"` // IDs of the lists; see rules.Lookup.ID
 }
 
-// Questions returns the next questions. If there are none, it waits until there is one, the lists
-// change, the given time has passed, or ctx is done.
+// Questions returns the next questions. If there are no questions, Questions waits until there is
+// one, the lists change, the given time has passed, or ctx is done.
 func (t *Table) Questions(ctx context.Context, wait time.Duration) []Question {
 	t.mu.Lock()
 	t.readers++
@@ -498,8 +499,8 @@ type Answer struct {
 	Cause string        // one of Causes if the answer is unknown, else empty
 }
 
-// Answer stores an answer. It returns ErrNotAsked if the companion has not received the question,
-// or if the question has expired.
+// Answer stores an answer. Answer returns ErrNotAsked if the companion has not received the
+// question, or if the question has expired.
 func (t *Table) Answer(a Answer) error {
 	if err := a.check(); err != nil {
 		return err
@@ -553,7 +554,7 @@ func (t *Table) Answer(a Answer) error {
 	return nil
 }
 
-// drop removes all listings of the list with the given ID, including expired ones. It returns the
+// drop removes all listings of the list with the given ID, including expired ones, and returns the
 // list and the addresses that were listed. list is nil if there is no list with this ID.
 func (t *Table) drop(id string) (list *rules.Lookup, listed []netip.Addr) {
 	t.mu.Lock()

@@ -64,8 +64,8 @@ func (b *bench) states(a netip.Addr) string {
 // digest matches the hash in the ID of a list.
 var digest = regexp.MustCompile("@[0-9a-f]{8}")
 
-// questions returns the queued questions without waiting. They contain names of lists in place of
-// IDs. After the call, the companion is considered running.
+// questions returns the queued questions without waiting. The questions contain names of lists in
+// place of IDs. After the call, the companion is considered running.
 func (b *bench) questions() string {
 	return digest.ReplaceAllString(fmt.Sprint(b.Questions(context.Background(), 0)), "")
 }
@@ -281,8 +281,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestBounded checks that clients cannot make the table or its queue grow. It also checks that
-// dropped questions are counted.
+// TestBounded checks that clients cannot make the table or its queue grow. TestBounded also checks
+// that dropped questions are counted.
 func TestBounded(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()
@@ -309,8 +309,8 @@ func TestBounded(t *testing.T) {
 	b.want(host, "pending ")
 }
 
-// TestSource checks that each address has its own answer. It also checks that a client cannot cause
-// questions about many addresses in its /64, unless these are listed.
+// TestSource checks that each address has its own answer. TestSource also checks that a client
+// cannot cause questions about many addresses in its /64, unless these are listed.
 func TestSource(t *testing.T) {
 	b := newBench(t, zen, white)
 	b.questions()

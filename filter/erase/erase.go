@@ -108,8 +108,8 @@ func unquoted(name []byte) []byte {
 	return append(bytes.Clone(local), name[at:]...)
 }
 
-// Role reports whether the subject is a role account with a detail. Such a subject cannot be erased
-// without erasing the role account itself.
+// Role reports whether the subject is a role account with a detail. A role account with a detail
+// cannot be erased without erasing the role account itself.
 func (s Subject) Role(delimiter byte) bool {
 	base := mailbox.AppendBase(nil, s.name, delimiter)
 	at := bytes.LastIndexByte(base, '@')
@@ -153,8 +153,8 @@ type Eraser struct {
 	bufs   [numTexts][]byte
 }
 
-// New returns an Eraser. key is the hash key in the state directory. Without it, hashes of the name
-// are kept. delimiter separates a mailbox from its detail.
+// New returns an Eraser. key is the hash key in the state directory. Without the key, hashes of the
+// name are kept. delimiter separates a mailbox from its detail.
 func New(s Subject, key []byte, delimiter byte) *Eraser {
 	e := &Eraser{subject: s, delimiter: delimiter}
 	if len(s.name) == 0 {
@@ -182,8 +182,8 @@ func New(s Subject, key []byte, delimiter byte) *Eraser {
 	return e
 }
 
-// Edit returns the record without the person. If the record does not mention the person, it returns
-// nil. Edit is a store.Edit.
+// Edit returns the record without the person. If the record does not mention the person, Edit
+// returns nil. Edit is a store.Edit.
 func (e *Eraser) Edit(r *store.Record) *store.Record {
 	own := e.Own(r)
 	if !own && !e.mentions(r) {
@@ -217,8 +217,8 @@ func (e *Eraser) Own(r *store.Record) bool {
 	return e.subject.prefix.IsValid() && r.Src.IsValid() && e.subject.prefix.Contains(r.Src.Addr().Unmap())
 }
 
-// blank removes the names and texts of a step. It keeps evidence, decisions, results, numbers and
-// times.
+// blank removes the names and texts of a step. blank keeps evidence, decisions, results, numbers
+// and times.
 func blank(s *store.Step, sum bool) {
 	s.Reply, s.Match = nil, nil
 	switch s.Kind {
@@ -320,9 +320,9 @@ func (e *Eraser) replace(s *store.Step) {
 }
 
 // replaced returns b with each of the person's names replaced by Marker. If this would more than
-// double the length of b, replaced returns only Marker. Otherwise, a client that sends many short
-// names could make the record exceed its maximum size. The result is valid until the next call with
-// the same buf.
+// double the length of b, replaced returns only Marker. This prevents a client that sends many
+// short names from making the record too long. The result is valid until the next call with the
+// same buf.
 func (e *Eraser) replaced(b []byte, buf int, at place) []byte {
 	from, to := e.find(b, 0, at)
 	if from < 0 {
@@ -472,8 +472,8 @@ func inAddress(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' || c == '.' || c == ':'
 }
 
-// findWord returns the index of word in b at or after at, or -1. Both word and b must be in lower
-// case.
+// findWord returns the index of word in b at or after at, or -1. The arguments word and b must be
+// in lower case.
 func findWord(b, word []byte, at int) int {
 	for i := at; ; {
 		n := bytes.Index(b[i:], word)

@@ -1,8 +1,8 @@
 // Package events sends findings and decisions to watchers on the control socket. Each event is a
 // line of JSON.
 //
-// A line contains only printable ASCII, even if a client has sent other bytes. It is therefore safe
-// to print it to a terminal.
+// A line contains only printable ASCII, even if a client has sent other bytes. The line is
+// therefore safe to print to a terminal.
 package events
 
 import (

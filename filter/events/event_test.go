@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// decode decodes a line with its newline. The test fails if the line contains other bytes than
-// printable ASCII, unknown keys, or text after the JSON object.
+// decode decodes a line with its newline. The test fails if the line contains unprintable
+// characters, non-ASCII characters, unknown keys, or text after the JSON object.
 func decode(t *testing.T, text []byte) object {
 	t.Helper()
 	body, ended := bytes.CutSuffix(text, []byte("\n"))
@@ -210,8 +210,8 @@ func TestTimesAreRFC3339(t *testing.T) {
 	}
 }
 
-// readable returns the value that is expected after encoding and decoding. In this value, invalid
-// bytes are replaced, and long text is truncated between two characters.
+// readable returns the value that is expected after encoding and decoding. In the expected value,
+// invalid bytes are replaced, and long text is truncated between two characters.
 func readable(value string) string {
 	var kept []rune
 	for i := 0; i < len(value); {

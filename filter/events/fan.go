@@ -20,7 +20,7 @@ const (
 // ErrWatchers is returned by Watch if there are already MaxWatchers watchers.
 var ErrWatchers = errors.New("too many watchers; end one of them")
 
-// A Fan passes events to watchers. Send never waits for a slow watcher. Such a watcher misses
+// A Fan passes events to watchers. Send never waits for a slow watcher. A slow watcher misses
 // events and receives the number of missed events instead. The zero Fan is ready to use. A Fan is
 // safe for concurrent use.
 type Fan struct {
@@ -33,8 +33,8 @@ type Fan struct {
 
 // A Choice selects events. The zero Choice selects all events.
 type Choice struct {
-	// Evidence selects findings with this evidence token. It also selects later events in the 64
-	// latest sessions with such a finding.
+	// Evidence selects findings with this evidence token. Evidence also selects later events in the
+	// 64 latest sessions with such a finding.
 	Evidence string
 	// Src selects events about a client in this prefix, or about a network that overlaps the
 	// prefix.
@@ -88,7 +88,8 @@ func (f *Fan) Send(e *Event) {
 	}
 }
 
-// Watch adds a watcher. It returns ErrWatchers if there are too many. The caller must call Close.
+// Watch adds a watcher. Watch returns ErrWatchers if there are too many. The caller must call
+// Close.
 func (f *Fan) Watch(c Choice) (*Watcher, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,8 +115,9 @@ func (w *Watcher) Close() {
 	}
 }
 
-// Next waits for events and returns complete lines. It reuses the memory of lines. If the watcher
-// missed events, the last line contains their number. Next returns an error only if ctx is done.
+// Next waits for events and returns complete lines. The result reuses the memory of lines. If the
+// watcher missed events, the last line contains their number. Next returns an error only if ctx is
+// done.
 func (w *Watcher) Next(ctx context.Context, lines []byte) ([]byte, error) {
 	lines = lines[:0]
 	for {

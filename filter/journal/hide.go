@@ -16,8 +16,8 @@ type hider struct {
 	buf [5][]byte
 }
 
-// mailbox returns the address of a sender or recipient. It is hashed if the privacy level requires
-// this.
+// mailbox returns the address of a sender or recipient. The address is hashed if the privacy level
+// requires it.
 func (h *hider) mailbox(addr []byte) []byte {
 	if h.hasher == nil || !h.all || len(addr) == 0 {
 		return addr
@@ -46,8 +46,8 @@ func (h *hider) mailboxesIn(buf int, b []byte) []byte {
 	return h.buf[buf]
 }
 
-// user returns a user name. It is hashed if it may be a password, or if the privacy level requires
-// this.
+// user returns a user name. The name is hashed if it may be a password, or if the privacy level
+// requires this.
 func (h *hider) user(name []byte) []byte {
 	switch {
 	case h.hasher == nil || len(name) == 0:

@@ -32,8 +32,8 @@ type Options struct {
 	Watch func(*events.Event)
 }
 
-// A Journal writes the records, log lines and watch events of all sessions. Only its Sums are safe
-// for concurrent use.
+// A Journal writes the records, log lines and watch events of all sessions. Only the Sums of a
+// Journal are safe for concurrent use.
 type Journal struct {
 	server []byte // name of the mail server
 	o      Options
@@ -83,14 +83,14 @@ func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.a
 // mailbox is hashed if the privacy level requires this. The result is valid until the next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
-// Begin prepares st for a new session. It reuses the buffers of st.
+// Begin prepares st for a new session, and reuses the buffers of st.
 func (j *Journal) Begin(st *State, at int64) {
 	st.summary.begin()
 	*st = State{steps: st.steps[:0], last: at, summary: st.summary}
 	j.bytes += cap(st.steps)
 }
 
-// Release makes the buffers of an ended session available for reuse. It discards buffers that are
+// Release makes the buffers of an ended session available for reuse, and discards buffers that are
 // larger than an ordinary session needs.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)
@@ -108,7 +108,7 @@ func (j *Journal) Tick(now int64) {
 	j.sums.tick(now)
 }
 
-// Sums returns the aggregates. They are safe for concurrent use.
+// Sums returns the aggregates. The aggregates are safe for concurrent use.
 func (j *Journal) Sums() *Sums { return &j.sums }
 
 // Flush writes all aggregates and, if logs is set, all pending log lines.
@@ -131,8 +131,8 @@ func (j *Journal) Event(s *track.Session, st *State, ev *smtp.Event) {
 	}
 }
 
-// steps contains a function for each recorded kind of event. The function fills in the step. It
-// returns false if the event must not be recorded.
+// steps contains a function for each recorded kind of event. The function fills in the step. The
+// function returns false if the event must not be recorded.
 var steps = [smtp.NumKinds]func(*Journal, *State, *smtp.Event, *store.Step) bool{
 	smtp.EventGreeting: func(_ *Journal, _ *State, ev *smtp.Event, s *store.Step) bool {
 		s.Kind = store.KindGreeting
@@ -299,7 +299,7 @@ type Close struct {
 }
 
 // End records an ended session and logs it. whole reports whether the session gets its own record.
-// Otherwise, it was added to an aggregate.
+// All other sessions are added to an aggregate.
 func (j *Journal) End(s *track.Session, st *State, c Close) (whole bool) {
 	j.summarize(s, &st.summary, c.At)
 	r := store.Record{

@@ -63,8 +63,8 @@ type repeats struct {
 	addr netip.Addr
 }
 
-// allow reports whether a line about s with the given key must be logged. It also sets the source
-// in the key.
+// allow reports whether a line about s with the given key must be logged. allow also sets the
+// source in the key.
 func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	if s.Src.IsValid() {
 		k.src = memory.Number(s.Src.Addr())
@@ -85,8 +85,8 @@ func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	return l.limit(k.kind).allow(at, 1)
 }
 
-// due logs the number of repetitions of each window that has ended. If all is set, it does so for
-// every window.
+// due logs the number of repetitions of each window that has ended. If all is set, due logs the
+// repetitions of every window.
 func (l *logger) due(log func([]byte), now int64, all bool) {
 	for l.first < len(l.order) {
 		w := &l.order[l.first]
@@ -132,8 +132,8 @@ func (l *logger) limit(kind *repeated) *limiter {
 	return &l.found
 }
 
-// unlogged logs how many sessions are missing from the log because of the rate limit. It does so at
-// most once a minute unless all is set.
+// unlogged logs how many sessions are missing from the log because of the rate limit. unlogged logs
+// the number at most once a minute unless all is set.
 func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	if wait := now - l.told; !all && wait >= 0 && wait < unloggedWait.Microseconds() {
 		return
@@ -150,8 +150,8 @@ func (l *logger) unlogged(log func([]byte), now int64, all bool) {
 	}
 }
 
-// A limiter allows a burst of lines, and after that a steady rate. Its clock is the time of the
-// events.
+// A limiter allows a burst of lines, and after that a steady rate. The clock of a limiter is the
+// time of the events.
 type limiter struct {
 	tokens  float64
 	last    int64
@@ -194,8 +194,8 @@ func appendPair(dst []byte, key string, value []byte) []byte {
 	return strconv.AppendQuoteToASCII(dst, string(value))
 }
 
-// plain reports whether value needs no quotes. This is the case if value is not empty and contains
-// no special characters of shells, logs or terminals.
+// plain reports whether value needs no quotes. A value needs no quotes if it is not empty and
+// contains no special characters of shells, logs or terminals.
 func plain(value []byte) bool {
 	for _, c := range value {
 		switch {

@@ -11,7 +11,8 @@ import (
 )
 
 // TestChangedDecisions checks that an enforced decision is logged even if the same decision was
-// observed or withheld less than ten minutes before. It also checks that every ban is logged.
+// observed or withheld less than ten minutes before. TestChangedDecisions also checks that every
+// ban is logged.
 func TestChangedDecisions(t *testing.T) {
 	var log []string
 	j := New(Options{Log: func(line []byte) { log = append(log, string(line)) }, Record: func(time.Time, uint64, []byte) {}})

@@ -11,9 +11,9 @@ import (
 	"scanwatch/store"
 )
 
-// A writer holds functions for one kind of outcome. They create a step of the record, an event for
-// watchers, and a log line. Other programs parse the log lines, so their first words and the order
-// of their keys must not change. Each line ends with the session id.
+// A writer holds functions for one kind of outcome. The functions create a step of the record, an
+// event for watchers, and a log line. Other programs parse the log lines, so their first words and
+// the order of their keys must not change. Each line ends with the session id.
 type writer struct {
 	step    func(*Journal, *smtp.Outcome, *store.Step)
 	event   func(*smtp.Outcome, *events.Event)
@@ -35,7 +35,7 @@ var writers = [...]writer{
 	smtp.OutcomeBan: {banStep, banEvent, nil, banLine, repeated{"bans", "rule", true}, ruleOf},
 }
 
-// word returns s as bytes. They are valid until the next outcome.
+// word returns s as bytes. The bytes are valid until the next outcome.
 func (j *Journal) word(s string) []byte {
 	at := len(j.words)
 	j.words = append(j.words, s...)
@@ -94,8 +94,8 @@ func verdictStep(j *Journal, o *smtp.Outcome, s *store.Step) {
 	s.Exempt = o.Exempt
 }
 
-// verdictEvent fills in the event for a verdict. It also sets Until if a banned client has
-// connected.
+// verdictEvent fills in the event for a verdict. verdictEvent also sets Until if a banned client
+// has connected.
 func verdictEvent(o *smtp.Outcome, e *events.Event) {
 	e.Event, e.Rule, e.Phase, e.Until, e.Reason = "verdict", o.Rule, o.Phase.String(), o.Until, o.Exempt
 	if o.Enforced {

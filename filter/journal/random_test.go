@@ -13,7 +13,7 @@ func newRandom(seed uint64) random { return random{rand.New(rand.NewPCG(seed, 1)
 
 func (r random) of(words ...string) string { return words[r.IntN(len(words))] }
 
-// steps returns random steps. They contain only a few different texts.
+// steps returns random steps. The steps contain only a few different texts.
 func (r random) steps() (all []store.Step) {
 	for range r.IntN(30) {
 		s := store.Step{Kind: store.Kind(r.IntN(int(store.KindReference)))}

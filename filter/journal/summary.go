@@ -9,9 +9,9 @@ import (
 	"scanwatch/rules"
 )
 
-// A summary collects the outcomes of a session. They are logged in one line when the session ends.
-// A session is logged if a rule or ban led to a decision, if a rule set a tag, or if there is
-// evidence with at least medium confidence.
+// A summary collects the outcomes of a session. The outcomes are logged in one line when the
+// session ends. A session is logged if a rule or ban led to a decision, if a rule set a tag, or if
+// there is evidence with at least medium confidence.
 type summary struct {
 	evidence []byte // token:confidence pairs, separated by commas
 	tags     []byte // separated by commas
@@ -26,7 +26,7 @@ type summary struct {
 	banned, observed bool
 
 	// The following fields describe the most severe enforced decision. If no decision is enforced,
-	// they describe the most severe observed decision.
+	// the fields describe the most severe observed decision.
 	decided  bool
 	enforced bool
 	decision smtp.Decision
@@ -94,7 +94,7 @@ var (
 )
 
 // again returns the key that is the same for all repetitions of the line. Without a decision, the
-// key contains only one kind of evidence. Otherwise, a client could cause a separate line for each
+// key contains only one kind of evidence, so that a client cannot cause a separate line for each
 // combination of evidence.
 func (m *summary) again() logKey {
 	switch {

@@ -42,7 +42,7 @@ const (
 	// recordCost is the size of a record on disk in bytes, not including its value.
 	recordCost = store.KeySize + 24
 
-	// These are upper bounds in bytes. They do not include texts and tallies.
+	// These are upper bounds in bytes. The bounds do not include texts and tallies.
 	sumMemory = 512
 	sumDisk   = 210
 	idCost    = 16 // per id, in memory and on disk
@@ -132,8 +132,8 @@ func (p *Sums) begin(budget int64, record func(time.Time, uint64, []byte)) {
 	p.first, p.open, p.seed = make(map[uint64]uint8), make(map[uint64]*sum), maphash.MakeSeed()
 }
 
-// payer returns the counter to which the bytes of the session's own record are charged. It returns
-// nil if the session must be added to an aggregate instead.
+// payer returns the counter to which the bytes of the session's own record are charged. payer
+// returns nil if the session must be added to an aggregate instead.
 func (p *Sums) payer(r *store.Record, c *Close) *int64 {
 	if p.budget == 0 || !r.Src.IsValid() || r.Counts.AuthPass > 0 {
 		return &p.free
@@ -183,8 +183,8 @@ func (p *Sums) tick(now int64) {
 	}
 }
 
-// writeSome writes some of the aggregates whose hour has ended. It returns the number of those that
-// remain.
+// writeSome writes some of the aggregates whose hour has ended, and returns the number of those
+// that remain.
 func (p *Sums) writeSome() (rest int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

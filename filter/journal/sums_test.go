@@ -51,7 +51,7 @@ func play(t testing.TB, budget int64) *player {
 	return p
 }
 
-// end ends a session that lasted a second and has the given steps. It reports whether the session
+// end ends a session that lasted a second and has the given steps, and reports whether the session
 // gets its own record.
 func (p *player) end(src string, at time.Time, counts track.Counts, c Close, steps ...store.Step) bool {
 	var st State
@@ -225,8 +225,9 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// TestOncePerSession checks that an evidence token counts a session only once. This must hold even
-// if a later finding in the session has a different organisation and a higher confidence.
+// TestOncePerSession checks that an evidence token counts a session only once. A later finding in
+// the session with a different organisation and a higher confidence must not count the session
+// again.
 func TestOncePerSession(t *testing.T) {
 	p := play(t, 1<<30)
 	const src = "198.51.100.1:25"
@@ -380,8 +381,8 @@ func TestIDsOfManySources(t *testing.T) {
 	}
 }
 
-// TestCommonSum checks that all sources beyond the limit share one aggregate. Its counts must be
-// exact, and it must estimate the number of sources.
+// TestCommonSum checks that all sources beyond the limit share one aggregate. The counts in the
+// common aggregate must be exact, and the number of sources must be estimated.
 func TestCommonSum(t *testing.T) {
 	const sources, each = 15_000, 3
 	p := play(t, 1<<40)
@@ -534,7 +535,7 @@ func TestEndOfHour(t *testing.T) {
 }
 
 // TestFlush checks that Flush writes aggregates of the current hour until a quarter of their share
-// is used. It also checks that concurrent calls write each session exactly once.
+// is used. TestFlush also checks that concurrent calls write each session exactly once.
 func TestFlush(t *testing.T) {
 	const src = "198.51.100.1:1"
 	p := play(t, 1<<40)

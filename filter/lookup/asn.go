@@ -32,14 +32,14 @@ type Origin struct {
 }
 
 // Origins looks up addresses in the operator's AS or country database. The file is a MaxMind DB.
-// Its fields are those of MaxMind and DB-IP (ASN, ISP, Country, City) or of IPinfo.
+// The fields of the file are those of MaxMind and DB-IP (ASN, ISP, Country, City) or of IPinfo.
 //
 // Origins reads the file into memory. If the file were mapped instead, truncating it would kill the
 // process with SIGBUS, and smtpd would exit as well. Origins therefore needs as much memory as the
 // file is large, and twice as much during a refresh.
 //
-// Lookup may be called concurrently, even during Refresh. It needs no lock, because each lookup
-// keeps a reference to the database that it uses.
+// Lookup may be called concurrently, even during Refresh. Origins needs no lock, because each
+// lookup keeps a reference to the database that it uses.
 type Origins struct {
 	path     string
 	current  atomic.Pointer[originFile]
@@ -128,7 +128,7 @@ func (o *Origins) once(err error) error {
 	return nil
 }
 
-// Lookup returns the record for the network of addr. It fails if there is no database, if the
+// Lookup returns the record for the network of addr. Lookup fails if there is no database, if the
 // record is corrupt, or if addr is an IPv6 address and the database contains only IPv4. If the ASN
 // of the Origin is 0, no AS announces the network, or the AS is unknown.
 func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
@@ -140,7 +140,8 @@ func (o *Origins) Lookup(addr netip.Addr) (origin Origin, ok bool) {
 	if addr.Is6() && file.reader.Metadata.IPVersion == 4 {
 		return Origin{}, false
 	}
-	// The reader should tolerate corrupt files. If it panicked nevertheless, the filter would exit.
+	// The reader should tolerate corrupt files. If the reader panicked nevertheless, the filter
+	// would exit.
 	defer func() {
 		if recover() != nil {
 			o.failures.Add(1)
@@ -168,7 +169,7 @@ func (o *Origins) State() OriginState {
 	return state
 }
 
-// An originFile is a database in memory. It has no open file and need not be closed.
+// An originFile is a database in memory. An originFile has no open file and need not be closed.
 type originFile struct {
 	reader *maxminddb.Reader
 	bytes  int
@@ -256,7 +257,7 @@ func (f *originFile) lookup(addr netip.Addr) (Origin, error) {
 
 var errChanging = errors.New("changed while it was read; the filter will read it again")
 
-// readOrigins reads the file at path. It also returns the file's FileInfo.
+// readOrigins reads the file at path, and returns the file's FileInfo.
 func readOrigins(path string) (*originFile, fs.FileInfo, error) {
 	in, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // do not block on a FIFO
 	if err != nil {

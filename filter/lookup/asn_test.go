@@ -253,8 +253,8 @@ func TestOriginsRefresh(t *testing.T) {
 	}
 }
 
-// TestOriginsRefreshWhileLookingUp checks that the file can be replaced during lookups. It is only
-// useful with -race.
+// TestOriginsRefreshWhileLookingUp checks that the file can be replaced during lookups.
+// TestOriginsRefreshWhileLookingUp is only useful with -race.
 func TestOriginsRefreshWhileLookingUp(t *testing.T) {
 	o := openedOrigins(t, asnDatabase(t, "Example 0"))
 	content := [][]byte{asnDatabase(t, "Example 1"), asnDatabase(t, "Example 2")}

@@ -36,8 +36,8 @@ const (
 	KnownSenders = "known-senders" // senders that are known to be legitimate, even if their name or network is suspicious
 )
 
-// The code uses these evidence tokens. All other tokens occur only in the lists, so a list may use
-// new tokens without a change to the code.
+// The code uses the following evidence tokens. All other tokens occur only in the lists, so a list
+// may use new tokens without a change to the code.
 const (
 	scanner    = "scanner"
 	cloud      = "cloud"
@@ -59,9 +59,9 @@ type Row struct {
 	Class string
 	Kind  string // cidr, asn, rdns, helo or useragent-or-command
 	Value string // text to match
-	// Evidence is the evidence token for clients that the row matches. If it is empty, a match
-	// alone proves nothing, because the row also matches legitimate hosts, or because the meaning
-	// of the match depends on other facts.
+	// Evidence is the evidence token for clients that the row matches. If Evidence is empty, a
+	// match alone proves nothing, because the row also matches legitimate hosts, or because the
+	// meaning of the match depends on other facts.
 	Evidence   string
 	Confidence string // high, medium or low, as of Date; see ConfidenceAt
 	Date       string // date of the newest source for the fact, such as 2006-01-02
@@ -104,8 +104,8 @@ type Lists struct {
 	lines                          *Patterns[*Row]
 }
 
-// Builtin parses the shipped lists. This takes a few milliseconds. Builtin returns an error only if
-// the embedded lists are invalid.
+// Builtin parses the shipped lists in a few milliseconds. Builtin returns an error only if the
+// embedded lists are invalid.
 func Builtin() (*Lists, error) {
 	var rows []*Row
 	for _, list := range []struct{ name, file, text string }{
@@ -138,8 +138,8 @@ func (l *Lists) ASN(number uint32) (scanner, cloud *Row) {
 	return l.scannerASN[number], l.cloudASN[number]
 }
 
-// RDNS returns the rows that match a reverse DNS name. Each of them may be nil. A match proves
-// nothing unless the name passes FCrDNS, because the owner of an address can publish any name.
+// RDNS returns the rows that match a reverse DNS name. Each row may be nil. A match proves nothing
+// unless the name passes FCrDNS, because the owner of an address can publish any name.
 func (l *Lists) RDNS(name []byte) (scanner, cloud, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	scanner, cloud, allow = l.scannerName.find(name), l.cloudName.find(name), l.allows.find(name)
@@ -156,16 +156,16 @@ func (l *Lists) ScannerMail(name []byte) bool {
 	return row != nil && (row.Class == "scanner-mail" || row.Class == "scanner" && hostname.ForMail(name))
 }
 
-// Word returns the row about a greeting that many computers use, or nil. Such a greeting is a
-// popular name, the default name of a system, or a name reserved for examples. It shows that the
-// client's name was never configured, which is also true of some legitimate clients.
+// Word returns the row about a greeting that many computers use, or nil. A greeting of this kind is
+// a popular name, the default name of a system, or a name reserved for examples. The greeting shows
+// that the client's name was never configured, which is also true of some legitimate clients.
 func (l *Lists) Word(name []byte) *Row {
 	return l.words.find(bytes.TrimSuffix(name, []byte(".")))
 }
 
 // Helo returns the rows that match a greeting. bot is a row about a bot, a misconfigured client or
 // a forged name. scanner is a row about an organisation or tool that tests servers. allow is a row
-// about a known sender. Each of them may be nil.
+// about a known sender. Each row may be nil.
 //
 // A client can greet with any name. The row allow therefore rules out only the evidence that the
 // client is a rented host. If the name is forged, allow is nil.

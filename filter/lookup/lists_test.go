@@ -279,8 +279,8 @@ func TestListsAnswer(t *testing.T) {
 	}
 }
 
-// TestEvidenceOfRows counts the rows by list, category and evidence. It compares the counts with a
-// golden file, so that changes to the lists are noticed.
+// TestEvidenceOfRows counts the rows by list, category and evidence. TestEvidenceOfRows compares
+// the counts with a golden file, so that changes to the lists are noticed.
 func TestEvidenceOfRows(t *testing.T) {
 	counts := make(map[string]int)
 	for _, row := range builtin(t).Rows() {

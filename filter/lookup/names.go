@@ -12,8 +12,8 @@ import (
 // bytes of text. A longer name matches nothing.
 const maxNameBytes = 255
 
-// Names maps host names and suffixes to values. It finds the longest entry that matches a name. The
-// zero Names is empty and ready to use.
+// Names maps host names and suffixes to values. Names finds the longest entry that matches a name.
+// The zero Names is empty and ready to use.
 //
 // An entry has one of three forms:
 //
@@ -27,8 +27,8 @@ const maxNameBytes = 255
 type Names[V any] struct {
 	nodes  map[string]nameNode // by name, without a leading "." or "*."
 	values []V
-	// labels is the largest number of labels in an entry. It limits the time of a lookup, because a
-	// client may choose a name with a hundred labels.
+	// labels is the largest number of labels in an entry. labels limits the time of a lookup,
+	// because a client may choose a name with a hundred labels.
 	labels int
 }
 
@@ -38,7 +38,7 @@ type nameNode struct {
 	exact, self, below int32
 }
 
-// Add adds a name or suffix. If it already exists, its value does not change.
+// Add adds a name or suffix. If the name or suffix already exists, its value does not change.
 func (n *Names[V]) Add(name string, v V) error {
 	text, exact, self, below := name, true, false, false
 	switch {
@@ -117,8 +117,8 @@ func (n *Names[V]) LookupBytes(name []byte) (v V, ok bool) {
 	}
 }
 
-// foldName copies name into buf in lower case, without its trailing dot. It returns nil
-// if the name is too long.
+// foldName copies name into buf in lower case, without its trailing dot. foldName returns nil if
+// the name is too long.
 func foldName(buf *[maxNameBytes]byte, name []byte) []byte {
 	name = bytes.TrimSuffix(name, []byte{'.'})
 	if len(name) > len(buf) {

@@ -133,7 +133,7 @@ func FuzzNames(f *testing.F) {
 	})
 }
 
-// coveringEntry returns the same result as Names.LookupBytes. It compares all entries.
+// coveringEntry returns the same result as Names.LookupBytes. coveringEntry compares all entries.
 func coveringEntry(entries []string, name string) (best string) {
 	name = lowerASCII(strings.TrimSuffix(name, "."))
 	if len(name) > 255 {

@@ -27,8 +27,8 @@ type OptOut struct {
 	Note    string // caveat; may be empty
 }
 
-// OptOuts returns the opt-outs in the shipped list by organisation. It returns an error only if the
-// embedded list is invalid.
+// OptOuts returns the opt-outs in the shipped list by organisation. OptOuts returns an error only
+// if the embedded list is invalid.
 func OptOuts() (map[string]OptOut, error) {
 	const header = "org\tkind\tcontact\tsource\tdate\tnote"
 	first, text, _ := strings.Cut(optOutTSV, "\n")

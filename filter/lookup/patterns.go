@@ -10,7 +10,7 @@ import (
 )
 
 // A Pattern maps a regular expression (package regexp/syntax) to a value. The expression may match
-// anywhere in a text. It is case-sensitive unless it contains (?i).
+// anywhere in a text. The expression is case-sensitive unless it contains (?i).
 type Pattern[V any] struct {
 	Expr  string
 	Value V
@@ -73,8 +73,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	return v, false
 }
 
-// appendLower appends text in lower case. ascii is false if text contains other characters than
-// ASCII or does not fit into dst.
+// appendLower appends text in lower case. ascii is false if text is not ASCII or does not fit into
+// dst.
 func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	if len(text) > cap(dst) {
 		return nil, false

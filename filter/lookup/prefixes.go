@@ -9,8 +9,8 @@ import (
 	"scanwatch/internal/prefix"
 )
 
-// Prefixes maps address prefixes to values. It finds the most specific prefix that contains an
-// address. The zero Prefixes is empty and ready to use.
+// Prefixes maps address prefixes to values. Prefixes finds the most specific prefix that contains
+// an address. The zero Prefixes is empty and ready to use.
 //
 // All methods treat an IPv4-mapped IPv6 address (::ffff:192.0.2.1) as an IPv4 address.
 type Prefixes[V any] struct {
@@ -78,7 +78,8 @@ func (t *Prefixes[V]) Delete(p netip.Prefix) {
 	}
 }
 
-// All iterates over all prefixes in any order. The table must not change during the iteration.
+// All iterates over all prefixes in no particular order. The table must not change during the
+// iteration.
 func (t *Prefixes[V]) All() iter.Seq2[netip.Prefix, V] { return t.table.All() }
 
 // Covering iterates over the prefixes that contain addr. The most specific prefix comes first.

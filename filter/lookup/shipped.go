@@ -9,10 +9,10 @@ import (
 
 //go:generate go run ./intel/asntable
 
-// asnTable contains the networks that the ASes in the shipped lists announced in June 2026. Its
-// format is described in intel/asntable. The sources have the licence CC BY 4.0: Route Views
-// (routeviews.org), "IP to ASN Lite" by DB-IP (db-ip.com), and the statistics of the NRO (nro.net),
-// all collected by ip-location-db.
+// asnTable contains the networks that the ASes in the shipped lists announced in June 2026. The
+// format of asnTable is described in intel/asntable. The sources have the licence CC BY 4.0: Route
+// Views (routeviews.org), "IP to ASN Lite" by DB-IP (db-ip.com), and the statistics of the NRO
+// (nro.net), all collected by ip-location-db.
 //
 //go:embed intel/asn.bin
 var asnTable string
@@ -67,8 +67,8 @@ func ShippedASN(addr netip.Addr) (number uint32, ok bool) {
 	return 0, false
 }
 
-// A tableReader reads integers from an embedded table. It panics if the text is too short. Tests of
-// the table ensure that this does not happen.
+// A tableReader reads integers from an embedded table. A tableReader panics if the text is too
+// short. Tests of the table ensure that the text is long enough.
 type tableReader struct{ text string }
 
 func (t *tableReader) at(offset int) tableReader { return tableReader{t.text[offset:]} }

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestShippedASN compares the embedded table with its source. It looks up the first and last
-// address of each prefix, the addresses next to them, and random addresses.
+// TestShippedASN compares the embedded table with its source. TestShippedASN looks up the first and
+// last address of each prefix, the addresses next to them, and random addresses.
 func TestShippedASN(t *testing.T) {
 	f, err := os.Open("intel/asn-prefixes.tsv.gz")
 	if err != nil {

@@ -17,7 +17,7 @@ const (
 	rejected // a recipient was rejected permanently
 )
 
-// An event is a parsed line from smtpd. Its slices point into the line.
+// An event is a parsed line from smtpd. The slices in an event point into the line.
 type event struct {
 	kind           kind
 	session        uint64
@@ -40,7 +40,7 @@ var others = map[string][]string{
 }
 
 // parseEvent parses the text that smtpd logged, without the program name. ok is false if a line
-// about a session is malformed. For example, it may be truncated.
+// about a session is malformed. For example, the line may be truncated.
 func parseEvent(text []byte) (e event, ok bool) {
 	var rest []byte
 	if e.session, rest, ok = cutHex(text, 16); !ok || len(rest) == 0 || rest[0] != ' ' {
@@ -138,8 +138,8 @@ func (e *event) parseAddresses(s []byte) (rest []byte, ok bool) {
 	return s, ok && len(e.recipient) > 0
 }
 
-// parseDelivery parses a line about a delivery to a remote server. Its last field, stat, contains
-// text from the remote server.
+// parseDelivery parses a line about a delivery to a remote server. The last field of the line,
+// stat, contains text from the remote server.
 func (e *event) parseDelivery(s []byte) bool {
 	s, ok := e.parseAddresses(s)
 	if !ok {
@@ -160,7 +160,7 @@ func (e *event) parseDelivery(s []byte) bool {
 	return ok && closed
 }
 
-// cutAddress removes a prefix, an address and ">" from the start of s. It returns the address and
+// cutAddress removes a prefix, an address and ">" from the start of s, and returns the address and
 // the rest of s.
 func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	if s, ok = bytes.CutPrefix(s, []byte(prefix)); !ok {
@@ -170,11 +170,11 @@ func cutAddress(s []byte, prefix string) (addr, rest []byte, ok bool) {
 	return addr, rest, ok && len(addr) <= maxAddress && bytes.IndexByte(addr, '<') < 0 && bytes.IndexByte(addr, ' ') < 0
 }
 
-// maxAddress is longer than any address that smtpd accepts. Such an address has at most 64 bytes,
-// "@" and 255 bytes. The limit is lower on Linux.
+// maxAddress is longer than any address that smtpd accepts. An address that smtpd accepts has at
+// most 64 bytes, "@" and 255 bytes. The limit is lower on Linux.
 const maxAddress = 400
 
-// cutHex removes n lower-case hexadecimal digits from the start of s. It returns their value and
+// cutHex removes n lower-case hexadecimal digits from the start of s, and returns their value and
 // the rest of s.
 func cutHex(s []byte, n int) (v uint64, rest []byte, ok bool) {
 	if len(s) < n {

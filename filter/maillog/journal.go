@@ -71,7 +71,7 @@ func (x *export) set(name string, value []byte) {
 	}
 }
 
-// binary reads the value of a binary field. It skips a value that is too long.
+// binary reads the value of a binary field. binary skips a value that is too long.
 func (l *Log) binary() ([]byte, error) {
 	var length [8]byte
 	if _, err := io.ReadFull(l.in, length[:]); err != nil {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A line is a parsed log line. Its slices point into the log's buffer.
+// A line is a parsed log line. The slices in a line point into the log's buffer.
 type line struct {
 	at      int64 // microseconds since 1970
 	host    []byte
@@ -176,8 +176,8 @@ func clockTime(s []byte) (hour int, rest int64, ok bool) {
 }
 
 // rollover returns how the year changes between two consecutive lines, given their dates. The
-// result is 1 if the second line is from the next year. It is -1 if the second line is a delayed
-// one from the previous year.
+// result is 1 if the second line is from the next year. The result is -1 if the second line is a
+// delayed one from the previous year.
 func rollover(month, day, nextMonth, nextDay int) int {
 	switch {
 	case month == 0:

@@ -41,10 +41,10 @@ const lineLimit = 64 << 10
 
 var errTooLong = errors.New("line too long")
 
-// Open opens the named files. It detects their formats and the times of their first lines. The name
-// "-" stands for standard input. If the times have no year, Open assumes the latest year that is
-// possible. It infers this year from the modification time of the file, or from the current time
-// for standard input. The caller must call Read or CloseAll.
+// Open opens the named files. Open detects their formats and the times of their first lines. The
+// name "-" stands for standard input. If the times have no year, Open assumes the latest year that
+// is possible. Open infers this year from the modification time of the file, or from the current
+// time for standard input. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {
 	for i, name := range names {
 		l := &Log{Name: name, index: i, file: io.NopCloser(stdin), clock: clock{zone: zone, newest: now.UnixMicro()}}
@@ -77,8 +77,8 @@ func (l *Log) openFile(now time.Time) error {
 	return nil
 }
 
-// regular returns an error if the file is not regular. It also stores the size and the modification
-// time of the file.
+// regular returns an error if the file is not regular. regular also stores the size and the
+// modification time of the file.
 func (l *Log) regular(file *os.File, now time.Time) error {
 	info, err := file.Stat()
 	switch {
@@ -174,8 +174,8 @@ func (c *counter) Read(p []byte) (int, error) {
 }
 
 // survey finds the time of the first line. If the log has RFC 3164 times, survey reads it
-// completely to infer the year. It determines the year of the last line, and subtracts one for each
-// change from December to January.
+// completely to infer the year. survey determines the year of the last line, and subtracts one for
+// each change from December to January.
 func (l *Log) survey() error {
 	err := l.scan()
 	l.read.Store(0)
@@ -248,7 +248,7 @@ func (l *Log) next() (line line, err error) {
 	return line, err
 }
 
-// readLine reads a line into raw. It skips lines that are too long. If a compressed file is
+// readLine reads a line into raw, and skips lines that are too long. If a compressed file is
 // incomplete, the log ends after the last complete line.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')

@@ -1,8 +1,8 @@
-// Package maillog reads smtpd's log, as written by syslogd(8) or the journal. It reports the
-// messages that remote hosts have delivered, and the messages that local users have sent.
+// Package maillog reads smtpd's log, as written by syslogd(8) or the journal. The package reports
+// the messages that remote hosts have delivered, and the messages that local users have sent.
 //
 // OpenSMTPD 6.8 to 7.9 log the following lines. SID identifies a session, and EVPID identifies an
-// envelope. Both consist of 16 hexadecimal digits. The first 8 digits of EVPID identify the
+// envelope. SID and EVPID consist of 16 hexadecimal digits. The first 8 digits of EVPID identify the
 // message.
 //
 //	SID smtp connected address=192.0.2.1 host=mail.example.net
@@ -80,14 +80,14 @@ const (
 	maxSample  = 200 // bytes
 )
 
-// Options holds the callbacks of Read. Each of them may be nil.
+// Options holds the callbacks of Read. Each callback may be nil.
 type Options struct {
 	Delivered func(*Delivery)
 	Sent      func(*Sent)
 	// Line is called for each line from smtpd. host is valid only during the call.
 	Line func(file int, host []byte, at int64)
-	// Progress is called repeatedly with the number of bytes read and the total number. Both count
-	// compressed bytes. total is 0 if it is unknown.
+	// Progress is called repeatedly with the number of bytes read and the total number. Both
+	// numbers count compressed bytes. total is 0 if it is unknown.
 	Progress func(read, total int64)
 }
 

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 
 var now = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
-// facts reads logs. It returns a line for each Delivery and each Sent.
+// facts reads logs, and returns a line for each Delivery and each Sent.
 func facts(t *testing.T, names []string, stdin io.Reader) (list []string, c Counts, err error) {
 	t.Helper()
 	logs, err := Open(names, stdin, now, time.UTC)
@@ -82,7 +82,7 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// oneMessage is the log of a message. Its lines have no header.
+// oneMessage is the log of a message. The lines of the message have no header.
 const oneMessage = `0123456789abcdef smtp connected address=198.51.100.10 host=mail.example.net
 0123456789abcdef smtp message msgid=905b8b96 size=175 nrcpt=1 proto=ESMTP
 0123456789abcdef smtp envelope evpid=905b8b968a5f352a from=<joe@example.net> to=<alice@example.org>
@@ -259,7 +259,7 @@ func TestYears(t *testing.T) {
 	}
 }
 
-// TestPipe checks standard input. It cannot be read twice.
+// TestPipe checks standard input. Standard input cannot be read twice.
 func TestPipe(t *testing.T) {
 	list, _, err := facts(t, []string{"-"}, strings.NewReader(headed(oneMessage, "Nov 21 10:31:02 mx smtpd[4711]: ")))
 	if err != nil || len(list) != 1 || !strings.HasPrefix(list[0], "2026-11-21 10:31:02 mx ") {
@@ -287,7 +287,7 @@ func TestBzip2(t *testing.T) {
 	}
 }
 
-// TestJournal checks exports of the journal. Their fields may contain newlines.
+// TestJournal checks exports of the journal. The fields in an export may contain newlines.
 func TestJournal(t *testing.T) {
 	var b bytes.Buffer
 	entry := func(message string) {

@@ -13,7 +13,7 @@ const (
 	maxEnvelopes = 1_000_000 // number of envelopes that are stored to recognise duplicates
 )
 
-// A fifo is a map with a maximum size. When it is full, a new key replaces the oldest one.
+// A fifo is a map with a maximum size. When a fifo is full, a new key replaces the oldest one.
 type fifo[K comparable, V any] struct {
 	limit int
 	rows  map[K]V
@@ -147,7 +147,7 @@ func (r *reader) envelope(line *line, e *event) {
 	}
 }
 
-// cutDomain splits an address at the last "@". It returns the domain in lower case.
+// cutDomain splits an address at the last "@", and returns the domain in lower case.
 func cutDomain(addr []byte) (local, domain string, ok bool) {
 	i := bytes.LastIndexByte(addr, '@')
 	if i < 0 || i == len(addr)-1 {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A Line is a line of any log. Its slices are valid until the next line is read.
+// A Line is a line of any log. The slices in a Line are valid until the next line is read.
 type Line struct {
 	At      int64  // time in microseconds since 1970; 0 if the line has no syslog prefix
 	Host    []byte // may be empty
@@ -79,7 +79,7 @@ func (l *Log) Cut() bool { return l.cut }
 func (l *Log) Read() (read, size int64) { return l.read.Load(), l.size }
 
 // First returns the time of the first line of a syslog, in microseconds since 1970. For a log
-// opened with OpenRaw, it returns the modification time of the file.
+// opened with OpenRaw, First returns the modification time of the file.
 func (l *Log) First() int64 {
 	if l.first != 0 {
 		return l.first
@@ -87,8 +87,8 @@ func (l *Log) First() int64 {
 	return l.clock.newest
 }
 
-// ModTime returns the modification time of the file. For standard input, it returns the value of
-// now that was passed to Open or OpenRaw.
+// ModTime returns the modification time of the file. For standard input, ModTime returns the value
+// of now that was passed to Open or OpenRaw.
 func (l *Log) ModTime() time.Time { return time.UnixMicro(l.clock.newest) }
 
 // OpenRaw opens a log that was not written by syslogd(8). The name "-" stands for standard input.
@@ -119,7 +119,7 @@ func Time(s []byte, zone *time.Location) (micros int64, ok bool) {
 	return micros, ok
 }
 
-// CutTime removes a time and the space after it. It accepts the same formats as Time.
+// CutTime removes a time and the space after it. CutTime accepts the same formats as Time.
 func CutTime(s []byte, zone *time.Location) (micros int64, rest []byte, ok bool) {
 	return cutISO(s, zone)
 }

@@ -1,10 +1,11 @@
 // Package milter is the front end for mail servers that use the milter protocol, such as Postfix
-// and Sendmail. It implements the protocol itself, so that no client of the socket can crash the
-// process.
+// and Sendmail. The package implements the protocol itself, so that no client of the socket can
+// crash the process.
 //
 // The front end requests neither headers nor message text, and never changes a message.
 //
-// The milter protocol does not report the following facts. Their absence is therefore not evidence:
+// The milter protocol does not report the following facts. The absence of these facts is therefore
+// not evidence:
 //
 //   - failed logins; a successful login is reported only from MAIL onwards
 //   - whether the client greeted with HELO or EHLO

@@ -11,8 +11,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A Logged is a session in the mail server's log. It contains the facts that the milter protocol
-// does not report.
+// A Logged is a session in the mail server's log. A Logged contains the facts that the milter
+// protocol does not report.
 type Logged struct {
 	ID         uint64         `json:"id"` // the same value whenever the log is read
 	Server     string         `json:"server"`
@@ -93,7 +93,7 @@ func (c *Collector) Event(e *smtp.Event) {
 }
 
 // Encode returns the session as a text without spaces of at most the given number of bytes. If the
-// facts do not fit, the first ones are omitted. The last ones are more important, because a
+// facts do not fit, the first ones are omitted. The last facts are more important, because a
 // successful login comes last.
 func (l *Logged) Encode(most int) (string, error) {
 	for {
@@ -119,12 +119,12 @@ const (
 	// JoinWait is the time that a session which has ended in the milter waits for the log. A
 	// session in the log waits as long for the end of the milter's session. Clients never wait.
 	JoinWait = 5 * time.Second
-	// logSilence is the time without a message from the program that reads the log. After this
-	// time, sessions no longer wait for the log.
+	// logSilence is the time without a message from the program that reads the log. When logSilence
+	// has passed, sessions no longer wait for the log.
 	logSilence = 30 * time.Second
 	// maxSkew is the maximum difference between the start of a session in the log and in the
-	// milter. There is a difference because some logs contain only whole seconds. It must be small
-	// because a client may soon use the same port again.
+	// milter. There is a difference because some logs contain only whole seconds. The difference
+	// must be small because a client may soon use the same port again.
 	maxSkew = 5 * time.Second
 	// maxLate is the maximum age of a session in the log. Older sessions are ignored.
 	maxLate = 10 * time.Minute
@@ -163,14 +163,14 @@ func (l *Logged) is(p *parted) bool {
 	return l.Src == p.src && l.Src.Port() != 0 && max(l.Start-p.start, p.start-l.Start) <= skew
 }
 
-// Alive records that a program that reads the log is running. It returns false after the server has
-// stopped.
+// Alive records that a program that reads the log is running. Alive returns false after the server
+// has stopped.
 func (s *Server) Alive() (ok bool) {
 	s.locked("", func(at int64) { s.joins.heard, ok = at, !s.joins.stopped })
 	return ok
 }
 
-// Join adds the facts in the log to a session. It returns false after the server has stopped.
+// Join adds the facts in the log to a session. Join returns false after the server has stopped.
 func (s *Server) Join(l *Logged) bool {
 	if !s.Alive() {
 		return false
@@ -204,9 +204,9 @@ func (s *Server) Join(l *Logged) bool {
 	return true
 }
 
-// decisive reports whether the log shows how a session ended. If it does not, further facts about
-// the session may follow, because postscreen(8) and smtpd(8) log the same session one after the
-// other.
+// decisive reports whether the log shows how a session ended. If the ending is unknown, further
+// facts about the session may follow, because postscreen(8) and smtpd(8) log the same session one
+// after the other.
 func decisive(e smtp.Ending) bool { return e != smtp.EndingUnknown && e != smtp.EndingPartial }
 
 // part ends a session. If the log is being read, the session first waits for the log.

@@ -18,8 +18,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// A recorder records events. It answers requests with the answers that the test has set for the
-// phase.
+// A recorder records events. A recorder answers requests with the answers that the test has set for
+// the phase.
 type recorder struct {
 	mu      sync.Mutex
 	lines   []string
@@ -222,8 +222,8 @@ disconnect closed`
 }
 
 // TestDisconnect checks that all further commands of a client that must be disconnected are
-// rejected. This includes commands after a permanent reply, because mail servers keep the
-// connection open after such a reply.
+// rejected. Mail servers keep the connection open after a permanent reply, so commands after such a
+// reply must also be rejected.
 func TestDisconnect(t *testing.T) {
 	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseConnect: {{Decision: smtp.Disconnect, Text: "554 5.7.1 No scanning"}, {Decision: smtp.Disconnect, Text: "450 4.7.1 Later"}}}}
 	c := serve(t, r)
@@ -275,8 +275,8 @@ func FuzzConn(f *testing.F) {
 	})
 }
 
-// TestRefusals checks which rejections count as rejected recipients. Only those of a missing
-// mailbox or of relaying do.
+// TestRefusals checks that a rejection counts as a rejected recipient only if the mailbox is
+// missing or relaying is denied.
 func TestRefusals(t *testing.T) {
 	for _, c := range []struct {
 		status, text string
@@ -325,8 +325,8 @@ func TestErrorTransport(t *testing.T) {
 	}
 }
 
-// TestTexts checks how addresses are read from arguments. It also checks that passwords in unknown
-// commands are masked.
+// TestTexts checks how addresses are read from arguments. TestTexts also checks that passwords in
+// unknown commands are masked.
 func TestTexts(t *testing.T) {
 	for arg, want := range map[string]string{
 		"<a@example.net>": "a@example.net", "<>": "", `<"a>b"@example.net>`: `"a>b"@example.net`, "a@example.net": "a@example.net",
@@ -422,9 +422,9 @@ func TestMacros(t *testing.T) {
 	}
 }
 
-// TestEnds checks sessions that are open when a server stops. If the mail server stops, their
-// ending is unknown. If this package's server stops, they have not ended. In both cases, the rules
-// for the end of the session must not impose a ban.
+// TestEnds checks sessions that are open when a server stops. If the mail server stops, the ending
+// of a session is unknown. If this package's server stops, the session has not ended. In both
+// cases, the rules for the end of the session must not impose a ban.
 func TestEnds(t *testing.T) {
 	for _, stop := range []bool{false, true} {
 		r := new(recorder)

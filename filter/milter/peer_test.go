@@ -31,7 +31,7 @@ func (w waiter) Event(e *smtp.Event) {
 }
 
 // TestPeer checks the milter with another implementation of the mail server's side of the protocol.
-// It uses a Unix socket and TCP.
+// TestPeer uses a Unix socket and TCP.
 func TestPeer(t *testing.T) {
 	for _, network := range []string{"unix", "tcp"} {
 		t.Run(network, func(t *testing.T) {

@@ -64,7 +64,7 @@ const (
 	poll = 10 * time.Millisecond
 )
 
-// Serve answers mail servers until ctx is done. It then closes all connections, after which mail
+// Serve answers mail servers until ctx is done. Serve then closes all connections, after which mail
 // servers continue without the filter.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	closing := context.AfterFunc(ctx, func() {
@@ -109,7 +109,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// expireAll ends sessions that have waited too long for the log. It runs until ctx is done.
+// expireAll ends sessions that have waited too long for the log. expireAll runs until ctx is done.
 func (s *Server) expireAll(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -125,8 +125,8 @@ func (s *Server) expireAll(ctx context.Context) {
 
 var errTooMany = errors.New("too many connections")
 
-// track stores that a connection was opened or closed. It returns false if too many connections are
-// open.
+// track stores that a connection was opened or closed. track returns false if too many connections
+// are open.
 func (s *Server) track(c net.Conn, open bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,7 +143,7 @@ func (s *Server) track(c net.Conn, open bool) bool {
 	return true
 }
 
-// once logs each kind of problem only once. Otherwise, a broken mail server could fill the log.
+// once logs each kind of problem only once, so that a broken mail server cannot fill the log.
 func (s *Server) once(kind, msg string, err error) {
 	if _, again := s.said.LoadOrStore(kind, true); !again {
 		s.Log.Warn(msg, "err", err)
@@ -269,7 +269,7 @@ func (c *conversation) command(ctx context.Context, p packet) error {
 	return c.answer(p.command, a)
 }
 
-// macros adds the macros of a command. It removes those of the previous recipient.
+// macros adds the macros of a command. macros removes the macros of the previous recipient.
 func (c *conversation) macros(command byte, data []byte) {
 	if command == cmdRcpt {
 		for _, name := range [...]string{"rcpt_mailer", "rcpt_host", "rcpt_addr"} {

@@ -48,8 +48,8 @@ func (s *session) begin(kind smtp.Kind, at int64) *smtp.Event {
 	return &s.ev
 }
 
-// connect parses the command for a new connection. Its data is the client's name, address family,
-// port and address.
+// connect parses the command for a new connection. The data of the command is the client's name,
+// address family, port and address.
 func (s *session) connect(data []byte, at int64) *smtp.Event {
 	s.open = true
 	e := s.begin(smtp.EventConnect, at)
@@ -84,7 +84,7 @@ func firstOf(all ...string) string {
 	return ""
 }
 
-// addrPort parses an address. It may have the prefix "IPv6:" (RFC 5321 section 4.1.3).
+// addrPort parses an address. The address may have the prefix "IPv6:" (RFC 5321 section 4.1.3).
 func addrPort(text string, port uint16) netip.AddrPort {
 	a, err := netip.ParseAddr(strings.Trim(strings.TrimPrefix(text, "IPv6:"), "[]"))
 	if err != nil {
@@ -125,7 +125,7 @@ func (s *session) refusedConnection(text string, at int64) *smtp.Event {
 	return e
 }
 
-// line returns the event for a command from the client. The milter protocol does not contain the
+// line returns the event for a command from the client. The milter protocol does not transmit the
 // text of the command.
 func (s *session) line(verb smtp.Verb, at int64) *smtp.Event {
 	s.spoke, s.sent = true, s.sent || verb == smtp.VerbMail
@@ -141,8 +141,8 @@ func (s *session) request(phase smtp.Phase, at int64, name, addr []byte) *smtp.E
 	return e
 }
 
-// helo returns the event for an accepted greeting. It always reports EHLO, although the client may
-// have sent HELO.
+// helo returns the event for an accepted greeting. helo always reports EHLO, although the client
+// may have sent HELO.
 func (s *session) helo(name []byte, at int64) *smtp.Event {
 	s.greeted = true
 	e := s.begin(smtp.EventHelo, at)
@@ -192,10 +192,10 @@ func (s *session) sender(addr []byte, at int64) *smtp.Event {
 	return e
 }
 
-// refused reports whether the server itself has rejected the recipient. In this case, the macro
-// rcpt_mailer is "error", rcpt_host contains the enhanced status code (RFC 3463), and rcpt_addr
-// contains the reply's text. If rcpt_addr contains an address, Postfix has accepted the recipient,
-// but its transport is "error".
+// refused reports whether the server itself has rejected the recipient. For a rejected recipient,
+// the macro rcpt_mailer is "error", rcpt_host contains the enhanced status code (RFC 3463), and
+// rcpt_addr contains the reply's text. If rcpt_addr contains an address, Postfix has accepted the
+// recipient, but its transport is "error".
 func (s *session) refused() bool {
 	text := s.macros["rcpt_addr"]
 	return s.macros["rcpt_mailer"] == "error" && (!strings.Contains(text, "@") || strings.Contains(text, " "))
@@ -223,8 +223,8 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 }
 
 // refusals maps enhanced status codes (RFC 3463) of rejections to their causes, for replies whose
-// text matches. Only these rejections are about the recipient. Other rejections may be about the
-// client, for example because of a block list, and must not be evidence of a harvest.
+// text matches. Only rejections in refusals are about the recipient. Other rejections may be about
+// the client, for example because of a block list, and must not be evidence of a harvest.
 //
 // By default, Postfix checks the client, the greeting and the sender only at RCPT
 // (smtpd_delay_reject). If a transport is blocked, Postfix replies with 5.1.1 and the
@@ -250,8 +250,8 @@ func (s *session) data(at int64) *smtp.Event {
 }
 
 // unknown returns the event for a command that the server does not know or does not offer. In a
-// transaction, it returns nil, because the line may be message text. This happens if the server
-// rejects DATA, which it does not report, and the client has sent the message without waiting for
+// transaction, unknown returns nil, because the line may be message text: the server does not
+// report that it has rejected DATA, and the client may have sent the message without waiting for
 // the reply.
 func (s *session) unknown(data []byte, at int64) *smtp.Event {
 	line, _, _ := cut(data)

@@ -58,8 +58,8 @@ const (
 // canListMacros is the flag that allows a milter to request certain macros.
 const canListMacros = 0x100
 
-// version is the protocol version. It requires Sendmail 8.14 or Postfix 2.6, because older servers
-// do not send rejected recipients to a milter.
+// version is the protocol version. The protocol version requires Sendmail 8.14 or Postfix 2.6,
+// because older servers do not send rejected recipients to a milter.
 const version = 6
 
 const (
@@ -76,7 +76,7 @@ const (
 
 var errProtocol = errors.New("not the milter protocol")
 
-// A packet is the latest packet that was read. Its data is valid until the next read.
+// A packet is the latest packet that was read. The data of a packet is valid until the next read.
 type packet struct {
 	command byte
 	data    []byte
@@ -88,7 +88,7 @@ type wire struct {
 	out  io.Writer
 	buf  []byte
 	send []byte
-	// deadline sets the read deadline. It is nil if the connection has no deadlines.
+	// deadline sets the read deadline. deadline is nil if the connection has no deadlines.
 	deadline func(time.Time) error
 }
 
@@ -101,7 +101,7 @@ func newWire(rw io.ReadWriter) *wire {
 	return w
 }
 
-// read reads a packet. If the input ends before a packet, it returns io.EOF.
+// read reads a packet. If the input ends before a packet, read returns io.EOF.
 func (w *wire) read() (p packet, err error) {
 	var head [5]byte
 	if _, err := io.ReadFull(w.in, head[:4]); err != nil {

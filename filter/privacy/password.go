@@ -15,8 +15,8 @@ const (
 )
 
 // LikePassword reports whether a user name may be a password that a user entered in the wrong
-// field. It returns false only for plain names, for mail addresses with a plain local part, and for
-// a domain and a plain name with a backslash between them.
+// field. LikePassword returns false only for plain names, for mail addresses with a plain local
+// part, and for a domain and a plain name with a backslash between them.
 //
 // A plain name consists of one to four short words. A word consists of letters in one case, which
 // may have an initial capital and up to two digits at the end. A name with a common password as a

@@ -14,7 +14,8 @@ import (
 	"scanwatch/internal/mailbox"
 )
 
-// maxInput is the maximum number of bytes that are hashed. It is longer than any mail address.
+// maxInput is the maximum number of bytes that are hashed. The limit is longer than any mail
+// address.
 const maxInput = 512
 
 // A Hasher computes hashes with a fixed key. A Hasher must not be used concurrently. Input to a
@@ -129,7 +130,7 @@ func ends(c byte) bool {
 }
 
 // brackets appends text without an @, and hashes the words in angle brackets. Servers write a
-// recipient without a domain in this form.
+// recipient without a domain in angle brackets.
 func (h *Hasher) brackets(dst, text []byte) []byte {
 	for {
 		from := bytes.IndexByte(text, '<') + 1
@@ -158,7 +159,7 @@ var commands = []struct {
 }
 
 // arguments returns the index at which the arguments of line start. If line is not a command that
-// takes a mailbox, it returns 0.
+// takes a mailbox, arguments returns 0.
 func arguments(line []byte) int {
 	blanks := len(line) - len(bytes.TrimLeft(line, " \t"))
 	verb := letters(line, blanks)

@@ -146,8 +146,8 @@ func (v *playback) swap() {
 	}
 }
 
-// text returns the text of a step's reply. It may be in an earlier step with the same verb and
-// code.
+// text returns the text of a step's reply. The text may be in an earlier step with the same verb
+// and code.
 func (v *playback) text(s *store.Step) []byte {
 	var verb [4]byte
 	copy(verb[:], bytes.ToUpper(s.Text[:min(len(s.Text), 4)]))
@@ -219,7 +219,7 @@ func lose(p *Player, v *playback) {
 	v.loseOmitted()
 }
 
-// loseOmitted counts the messages whose steps are missing in the record as lost.
+// loseOmitted counts messages as lost if their steps are missing from the record.
 func (v *playback) loseOmitted() {
 	for range min(max(int(v.rec.Counts.Mails)-int(v.done.Mails)-v.lostAll, 0), maxPadded) {
 		v.out.Lost = append(v.out.Lost, Message{Unknown: true, Refusal: v.out.Refusal})

@@ -17,7 +17,7 @@ import (
 )
 
 // TestHashed checks that records with hashed mailboxes lead to the same decisions when they are
-// replayed. It replays all streams and a busy day.
+// replayed. TestHashed replays all streams and a busy day.
 func TestHashed(t *testing.T) {
 	lists := builtin(t)
 	hasher := privacy.New(bytes.Repeat([]byte{7}, 32))

@@ -9,8 +9,8 @@ type waiting struct {
 	bytes int
 }
 
-// byStart is a heap of records. They are ordered by the start of their sessions, and then by the
-// order of calls to Add.
+// byStart is a heap of records. The records are ordered by the start of their sessions, and then by
+// the order of calls to Add.
 type byStart []*waiting
 
 func (h byStart) Len() int { return len(h) }
@@ -24,7 +24,7 @@ func (h byStart) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
 func (h *byStart) Push(x any)   { *h = append(*h, x.(*waiting)) }
 func (h *byStart) Pop() any     { return pop((*[]*waiting)(h)) }
 
-// byTime is a heap of open sessions. They are ordered by the time of their next step.
+// byTime is a heap of open sessions. The sessions are ordered by the time of their next step.
 type byTime []*playback
 
 func (h byTime) Len() int { return len(h) }

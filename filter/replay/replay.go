@@ -1,13 +1,13 @@
 // Package replay replays recorded sessions through a policy.
 //
-// The package turns each record into events and requests again. It passes them to a filter.Pipeline
-// in chronological order, and acts on the answers as a mail server would. Counters, bans and
-// standing therefore change as in live operation.
+// The package turns each record into events and requests again. The package passes the events and
+// requests to a filter.Pipeline in chronological order, and acts on the answers as a mail server
+// would. Counters, bans and standing therefore change as in live operation.
 //
 // A record contains less information than the original events. The package therefore estimates the
 // following facts:
 //
-//   - The name of the server. It is taken from sessions whose clients greeted with it.
+//   - The name of the server. The name is taken from sessions whose clients greeted with it.
 //   - The time and text of commands without a step, which are RSET, NOOP, STARTTLS, and
 //     failed commands after the 20th. The player adds the counted number of these
 //     commands at the end of the session or after the 20th failed command.
@@ -43,8 +43,8 @@ type Options struct {
 	// Skipped, if set, is called for each recorded step that cannot happen under the policy.
 	Skipped func(*store.Step)
 	// AskRefused means that the policy is also asked about commands that a filter rejected when the
-	// session was recorded. By default, it is not asked about them, because another filter may have
-	// rejected the command before this filter was asked.
+	// session was recorded. By default, the policy is not asked about these commands, because
+	// another filter may have rejected them before this filter was asked.
 	AskRefused bool
 }
 
@@ -58,7 +58,7 @@ type Outcome struct {
 	Junked  int       // number of messages that are marked as junk now, but were not when recorded
 	Login   bool      // the session is rejected now, although it has a successful login in its record
 	// Ended reports whether a rule rejected the client when the session was recorded. Resumed
-	// reports whether the policy accepts this client now. The rest of such a session is unknown.
+	// reports whether the policy accepts this client now. The rest of a resumed session is unknown.
 	Ended, Resumed bool
 }
 
@@ -133,8 +133,8 @@ func (p *Player) watch(e *events.Event) {
 // A session is replayed when a session that ended at least ten minutes after its start has been
 // added. Sessions are therefore replayed in the order of their starts.
 //
-// A session is late if a session with a later start was replayed before it. This happens if the
-// session lasted longer than ten minutes, or if more than 64 MiB of records are waiting.
+// A session is late if a session with a later start was replayed before it. A session is late if it
+// lasted longer than ten minutes, or if more than 64 MiB of records were waiting.
 func (p *Player) Add(r store.Record) {
 	w := &waiting{Record: r, seq: p.seq, bytes: r.Size()}
 	p.seq++
@@ -159,7 +159,7 @@ func (p *Player) Close() {
 // Late returns the number of late sessions; see Add.
 func (p *Player) Late() int { return p.late }
 
-// begin starts to replay the oldest waiting session. It first replays all earlier events.
+// begin starts to replay the oldest waiting session. begin first replays all earlier events.
 func (p *Player) begin() {
 	w := heap.Pop(&p.waiting).(*waiting)
 	p.bytes -= w.bytes

@@ -78,7 +78,7 @@ func options(t testing.TB, lists *lookup.Lists, to *[]*store.Record) filter.Opti
 	}
 }
 
-// again replays records with a policy. It returns the new records.
+// again replays records with a policy, and returns the new records.
 func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.Record) (back []*store.Record, outcomes []replay.Outcome) {
 	player := replay.New(replay.Options{
 		Settings: &filter.Settings{Policy: p},
@@ -97,7 +97,7 @@ func again(t testing.TB, lists *lookup.Lists, p *rules.Policy, records []*store.
 	return back, outcomes
 }
 
-// known returns the data in a record that must be the same in a replay, as text.
+// known returns, as text, the data in a record that a replay must reproduce.
 func known(t testing.TB, r *store.Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "src=%v rdns=%q local=%v ending=%v counts=%+v\n", r.Src, r.RDNS, r.Local, r.Ending, r.Counts)
@@ -123,7 +123,7 @@ func byStart(records []*store.Record) map[string]*store.Record {
 	return m
 }
 
-// same compares records with their replay. It returns the number of sessions that differ.
+// same compares records with their replay, and returns the number of sessions that differ.
 func same(t *testing.T, records, back []*store.Record, tell int) (differ int) {
 	t.Helper()
 	if len(back) != len(records) {
@@ -222,7 +222,7 @@ func day(n int) iter.Seq[simulate.Session] {
 	))
 }
 
-// live plays the sessions of a simulated day with a policy. It returns the records in the order in
+// live plays the sessions of a simulated day with a policy, and returns the records in the order in
 // which they are stored.
 func live(t testing.TB, lists *lookup.Lists, p *rules.Policy, sessions iter.Seq[simulate.Session]) (records []*store.Record) {
 	t.Helper()

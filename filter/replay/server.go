@@ -10,7 +10,8 @@ import (
 	"scanwatch/store"
 )
 
-// A command is the latest line from the client. Its outcome has not been reported yet.
+// A command is the latest line from the client. The outcome of the command has not been reported
+// yet.
 type command struct {
 	at        int64      // microseconds since 1970
 	failed    smtp.Event // event that must be reported before the next line, unless its code is 0
@@ -18,7 +19,7 @@ type command struct {
 	rewritten bool       // a filter changed the command
 }
 
-// These are the texts of replies. They do not affect the evidence.
+// These are the texts of replies. The texts of replies do not affect the evidence.
 var (
 	ok             = []byte("2.0.0 Ok")
 	unknownCommand = []byte("5.5.1 Invalid command: Command unrecognized")
@@ -118,7 +119,7 @@ func (p *Player) flush(v *playback) {
 	}
 }
 
-// reply reports the reply to a command. If the code is unknown, it is 0.
+// reply reports the reply to a command. An unknown code is 0.
 func (p *Player) reply(v *playback, verb smtp.Verb, code uint32, text []byte) {
 	if code == 0 {
 		return
@@ -184,8 +185,8 @@ func (p *Player) others(v *playback) {
 	}
 }
 
-// ask asks the policy if it has rules for the phase. It reports whether the client may continue. If
-// not, v.gone reports whether the client was disconnected.
+// ask asks the policy if it has rules for the phase. ask reports whether the client may continue.
+// If the client may not continue, v.gone reports whether the client was disconnected.
 func (p *Player) ask(v *playback, phase smtp.Phase, name, addr []byte) bool {
 	n := &v.next
 	var a smtp.Answer

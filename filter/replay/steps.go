@@ -69,7 +69,7 @@ func helo(p *Player, v *playback, s *store.Step) {
 	if s.Result != smtp.ResultOK && !v.next.filtered {
 		p.now = v.newest
 		failHelo(p, v, s, s.Code, v.text(s))
-		return // the server rejects such a greeting without asking the filter
+		return // the server rejects an invalid greeting without asking the filter
 	}
 	v.unhelo = !p.ask(v, smtp.PhaseHelo, s.Text, nil)
 	switch {
@@ -318,7 +318,7 @@ func padFailed(p *Player, v *playback) {
 	}
 }
 
-// pad replays the commands that the record counts but contains no steps for. It is called before
+// pad replays the commands that the record counts but contains no steps for. pad is called before
 // the session ends.
 func pad(p *Player, v *playback) {
 	if v.padded || v.gone {

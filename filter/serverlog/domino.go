@@ -19,7 +19,7 @@ type domino struct {
 func newDomino(t *table) parser { return &domino{table: t, zone: t.zone} }
 
 // dominoTimes lists the formats of times. The format depends on the settings of the system. If the
-// date contains slashes, the month comes first. If it contains hyphens or dots, the day comes
+// date contains slashes, the month comes first. If the date contains hyphens or dots, the day comes
 // first.
 var dominoTimes = []string{"01/02/2006 03:04:05 PM", "01/02/2006 15:04:05", "2006-01-02 15:04:05", "02-01-2006 15:04:05", "02.01.2006 15:04:05", "2006/01/02 15:04:05"}
 

@@ -31,8 +31,8 @@ type closing struct {
 func newExim(t *table) parser { return &exim{table: t, zone: t.zone} }
 
 // An eximForm describes a form of line by the text at its start. If the client comes later in the
-// line, client contains the text before it. Clients choose parts of a line, so the position of the
-// client must be certain.
+// line, the field client contains the text before the client. Clients choose parts of a line, so
+// the position of the client must be certain.
 type eximForm struct {
 	start, client string
 	read          func(x *exim, at int64, s *session, rest []byte) // rest is the text after the client
@@ -65,7 +65,7 @@ var aclForms = []eximForm{
 	{start: " rejected during MIME ACL", read: eximPolicy(smtp.PhaseCommit)},
 }
 
-// acl handles a rejection. It uses the first " rejected " that is not in quotes, because addresses
+// acl handles a rejection. acl uses the first " rejected " that is not in quotes, because addresses
 // in quotes may contain any text that a client chooses.
 func (x *exim) acl(at int64, s *session, line []byte) {
 	rest := line
@@ -144,8 +144,8 @@ func (x *exim) about(at int64, line []byte) {
 }
 
 // afterCommand handles a line that contains a command in quotes before the client. The command may
-// contain text that looks like a client, and the reason may repeat this text. If the line appears
-// to contain clients with different addresses, it is ignored.
+// contain text that looks like a client, and the reason for the rejection may repeat this text. A
+// line that appears to contain clients with different addresses is ignored.
 func (x *exim) afterCommand(at int64, f *eximForm, line []byte) {
 	var found eximClient
 	place := -1
@@ -176,7 +176,7 @@ func cutSender(s []byte) (sender, rest []byte) {
 }
 
 // outside returns the index of the first byte c that is not in a quoted string (RFC 5321 section
-// 4.1.2). If there is none, it returns the length of s.
+// 4.1.2). If there is none, outside returns the length of s.
 func outside(s []byte, c byte) int {
 	quoted := false
 	for i := 0; i < len(s); i++ {
@@ -199,7 +199,7 @@ type eximClient struct {
 	helo []byte
 }
 
-// host parses the client at the start of s. It also returns the rest of the line.
+// host parses the client at the start of s, and returns the rest of the line.
 func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	s = bytes.TrimPrefix(s, []byte("H="))
 	if len(s) > 0 && s[0] != '(' && s[0] != '[' {
@@ -218,7 +218,7 @@ func (x *exim) host(s []byte) (c eximClient, rest []byte, ok bool) {
 	return c, rest, c.addr.IsValid()
 }
 
-// eximAddress parses an address in brackets and its port. It returns the rest of s.
+// eximAddress parses an address in brackets and its port, and returns the rest of s.
 func eximAddress(s []byte) (addr netip.AddrPort, rest []byte) {
 	if len(s) == 0 || s[0] != '[' {
 		return addr, nil
@@ -228,9 +228,10 @@ func eximAddress(s []byte) (addr netip.AddrPort, rest []byte) {
 }
 
 // greetingEnd returns the index of the parenthesis at the end of the greeting at the start of s. If
-// the end is uncertain, it returns -1. Exim may be configured to accept any greeting. The greeting
-// may then contain text that looks like an address, and so may later parts of the line. In this
-// case, the client's address is the only one that has an open connection.
+// the end is uncertain, greetingEnd returns -1. If Exim is configured to accept any greeting, the
+// greeting may contain text that looks like an address, and so may later parts of the line. If
+// several parts of the line look like addresses, the client's address is the one with an open
+// connection.
 func (x *exim) greetingEnd(s []byte) int {
 	first, open := -1, -1
 	var client, opened netip.AddrPort

@@ -5,8 +5,9 @@ import (
 	"encoding/json"
 )
 
-// object calls visit for each member of a JSON object. It returns true if the object is complete.
-// It does not validate the values, because this would take longer than all other work.
+// object calls visit for each member of a JSON object. object returns true if the object is
+// complete. object does not validate the values, because this would take longer than all other
+// work.
 func object(b []byte, visit func(key, value []byte)) bool {
 	b = space(b)
 	if len(b) == 0 || b[0] != '{' {
@@ -91,7 +92,7 @@ func stringEnd(b []byte) int {
 	return 0
 }
 
-// str returns the value of a JSON string. If b is not a string, it returns "".
+// str returns the value of a JSON string. If b is not a string, str returns "".
 func str(b []byte) string {
 	if len(b) < 2 || b[0] != '"' {
 		return ""
@@ -104,7 +105,8 @@ func str(b []byte) string {
 	return s
 }
 
-// number returns the value of a JSON number. If the number has a sign or a fraction, it returns 0.
+// number returns the value of a JSON number. If the number has a sign or a fraction, number returns
+// 0.
 func number(b []byte) (n uint64) {
 	for _, c := range b {
 		if c < '0' || c > '9' || n > 1<<56 {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestObject checks how the members of an object are read. It also checks that an incomplete object
-// is detected.
+// TestObject checks how the members of an object are read. TestObject also checks that an
+// incomplete object is detected.
 func TestObject(t *testing.T) {
 	for text, ok := range map[string]bool{
 		`{}`: true, ` { "a" : 1 , "b":"x\"}\\" } `: true, `{"a":{"b":[1,{"c":"]"}]},"d":null}`: true, `{"a":-1.5e3,"b":true}`: true,

@@ -1,9 +1,9 @@
-// Package serverlog is the front end for the logs of mail servers. It parses their lines and
-// reports the events of each session after the session has ended.
+// Package serverlog is the front end for the logs of mail servers. The package parses the lines of
+// a log and reports the events of each session after the session has ended.
 //
 // Evidence against a client must be certain, but evidence in its favour need not be. Each session
-// is therefore reported as a whole, and accepted recipients come before rejected ones. If a command
-// is missing in the log, this is not evidence. Kinds lists the facts that each kind of log lacks.
+// is therefore reported as a whole, and accepted recipients come before rejected ones. A command
+// that is missing from the log is not evidence. Kinds lists the facts that each kind of log lacks.
 // All kinds lack the following facts:
 //
 //   - how many sessions a client has open at the same time
@@ -22,16 +22,16 @@ type Kind struct {
 	Short string // short description of the log and its server
 	// Unknown lists the facts that the log does not contain.
 	Unknown []string
-	// Tried reports whether the parser was tested with logs that the server has written. Otherwise,
-	// it was written from the published description of the format.
+	// Tried reports whether the parser was tested with logs that the server has written. If Tried
+	// is not set, the parser was written from the published description of the format.
 	Tried bool
 	// Syslog reports whether the lines have a syslog prefix.
 	Syslog bool
 	// idle is the time in microseconds after which a session without further lines is considered
 	// ended.
 	idle int64
-	// quiet is the ending of a session that is considered ended because it was idle. It is unknown
-	// if the log normally shows how a session ends.
+	// quiet is the ending of a session that is considered ended because it was idle. The ending is
+	// unknown if the log normally shows how a session ends.
 	quiet smtp.Ending
 
 	make func(*table) parser

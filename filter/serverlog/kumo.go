@@ -19,8 +19,8 @@ type kumo struct {
 
 func newKumo(t *table) parser { return &kumo{table: t} }
 
-// A kumoRecord is a record of type Reception or Rejection. It contains only the fields that are
-// needed.
+// A kumoRecord is a record of type Reception or Rejection. A kumoRecord contains only the fields
+// that are needed.
 type kumoRecord struct {
 	kind, sender, session string
 	recipients            []string

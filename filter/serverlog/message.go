@@ -14,7 +14,7 @@ const (
 	// of the log.
 	grace = 10 * second
 	// maxMessages is the maximum number of messages that wait for their outcome, and maxRecipients
-	// is the maximum number of recipients of each. A session can have maxAlike such messages.
+	// is the maximum number of recipients of each. A session can have maxAlike waiting messages.
 	maxMessages   = 20_000
 	maxRecipients = 50
 )

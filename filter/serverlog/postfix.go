@@ -339,8 +339,8 @@ func (s *session) counters() {
 }
 
 // ready adds the commands that only the counters show. If an accepted recipient has no delivery in
-// the log, its name is unknown. It must be counted nevertheless, because rejected recipients count
-// less if others are accepted.
+// the log, its name is unknown. The recipient must be counted nevertheless, because rejected
+// recipients count less if others are accepted.
 func ready(s *session) {
 	if s.totals != nil {
 		if s.totals[smtp.VerbMail].all == 1 { // there is only one transaction
@@ -432,8 +432,8 @@ func cutField(s []byte, start string) (rest, value []byte, ok bool) {
 // comma separates the fields of lines from postscreen.
 var comma = []byte{','}
 
-// milterReject handles a rejection by a milter, which may be scanwatch. Such a rejection is not
-// evidence.
+// milterReject handles a rejection by a milter, which may be scanwatch. A rejection by a milter is
+// not evidence.
 func milterReject(p *postfix, l *maillog.Line, _, rest []byte) bool {
 	return p.rejected(l, rest, true)
 }
@@ -526,7 +526,7 @@ func (r *rejection) cause() smtp.Cause {
 }
 
 // text returns TEXT of a reply "5.1.1 <RECIPIENT>: TEXT". If the reply is not about the recipient,
-// it returns nil. Postfix may omit the quotes of the recipient.
+// text returns nil. Postfix may omit the quotes of the recipient.
 func (r *rejection) text() []byte {
 	_, rest, _ := bytes.Cut(r.reply, []byte(" <"))
 	for _, addr := range [...][]byte{r.recipient, unquoted(r.recipient)} {
@@ -552,7 +552,7 @@ func unquoted(addr []byte) (out []byte) {
 	return append(out, addr[i:]...)
 }
 
-// warning handles warnings about failed AUTH commands. Other warnings are ignored. It parses
+// warning handles warnings about failed AUTH commands. Other warnings are ignored. warning parses
 // "CLIENT: SASL MECHANISM authentication failed: REASON", the same with "aborted", and "AUTH
 // command rate limit exceeded: 11 from CLIENT for service smtp".
 func (p *postfix) warning(l *maillog.Line, _, rest []byte) bool {

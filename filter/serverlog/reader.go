@@ -11,10 +11,10 @@ import (
 type Options struct {
 	// Zone is the time zone of times that have no UTC offset.
 	Zone *time.Location
-	// Date is the date of the first line. It is used if the lines of the log have no date.
+	// Date is the date of the first line. Date is used if the lines of the log have no date.
 	Date time.Time
-	// Prompt reports whether a session is reported as soon as it ends. Otherwise, it is reported
-	// when its messages have been delivered. Prompt only affects logs of Postfix.
+	// Prompt reports whether a session is reported as soon as it ends. Without Prompt, a session is
+	// reported when its messages have been delivered. Prompt only affects logs of Postfix.
 	Prompt bool
 }
 
@@ -49,7 +49,7 @@ func New(kind *Kind, sink Sink, o Options) *Reader {
 	return &Reader{table: t, parser: kind.make(t)}
 }
 
-// Line reads a line. It reports whether the parser understands the line. stamped reports whether
+// Line reads a line, and reports whether the parser understands the line. stamped reports whether
 // the line has a syslog prefix.
 func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 	r.counts.Lines++

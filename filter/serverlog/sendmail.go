@@ -13,7 +13,8 @@ import (
 )
 
 // A sendmail parses the log of Sendmail. Sendmail starts a process for each client. Lines about
-// recipients contain neither the client nor the sender. A later line with from= contains both.
+// recipients contain neither the client nor the sender. A later line with from= contains the client
+// and the sender.
 type sendmail struct {
 	*table
 	key      []byte // reused
@@ -28,9 +29,9 @@ func newSendmail(t *table) parser {
 // mailPrograms lists the names of the program in log lines about received mail.
 var mailPrograms = []string{"sendmail", "sm-mta", "sendmail-mta"}
 
-// A mailForm is a form of line. It is recognised by the text at its start or, if inside is set, by
-// the text after the client at its start. Clients choose parts of a line, so the position of the
-// client must be certain.
+// A mailForm is a form of line. A mailForm is recognised by the text at its start or, if inside is
+// set, by the text after the client at its start. Clients choose parts of a line, so the position
+// of the client must be certain.
 type mailForm struct {
 	text   string
 	inside bool
@@ -169,8 +170,8 @@ func (s *session) seen(text []byte) {
 	}
 }
 
-// unproven removes rejected recipients whose sender is unknown. They may be recipients of bounces,
-// which must not count as unknown recipients.
+// unproven removes rejected recipients whose sender is unknown. Such recipients may be recipients
+// of bounces, which must not count as unknown recipients.
 func (s *session) unproven() {
 	if s.hung = false; s.mark < len(s.steps) {
 		s.steps = slices.DeleteFunc(s.steps, func(st step) bool { return st.kind == smtp.EventRcpt && st.class == unsent })

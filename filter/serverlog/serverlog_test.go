@@ -91,7 +91,7 @@ func newRecorder() *recorder { return &recorder{ids: map[uint64]int{}, open: map
 
 var newest = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 
-// read reads a log. It returns the reader and the recorded events.
+// read reads a log, and returns the reader and the recorded events.
 func read(kind *Kind, log []byte) (*Reader, *recorder) {
 	rec := newRecorder()
 	r := New(kind, rec, Options{Zone: time.UTC, Date: newest})
@@ -117,7 +117,7 @@ func sample(t testing.TB, kind *Kind) []byte {
 	return log
 }
 
-// TestSamples checks the events for a log of each kind. They must not contain secrets.
+// TestSamples checks the events for a log of each kind. The events must not contain secrets.
 func TestSamples(t *testing.T) {
 	for _, kind := range Kinds {
 		t.Run(kind.Name, func(t *testing.T) {
@@ -451,7 +451,7 @@ func BenchmarkLines(b *testing.B) {
 }
 
 // TestSameSecond checks that sessions with the same client, process and second have different ids.
-// This must hold even if another session that started before them ends between them.
+// The ids must differ even if another session that started before them ends between them.
 func TestSameSecond(t *testing.T) {
 	log := `Nov 29 07:42:59 mx postfix/smtpd[303]: connect from unknown[203.0.113.23]
 Nov 29 07:43:00 mx postfix/smtpd[302]: connect from news.example.net[203.0.113.22]
@@ -483,7 +483,7 @@ Nov 29 09:43:03 mx postfix/smtpd[303]: disconnect from unknown[203.0.113.23] ehl
 }
 
 // TestLogins checks that a login is counted even if the log does not contain the user. With Prompt,
-// it must be counted before the messages of the session are delivered.
+// a login must be counted before the messages of the session are delivered.
 func TestLogins(t *testing.T) {
 	log := `Nov 29 07:40:00 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]:1025
 Nov 29 07:40:01 mx postfix/smtpd[1]: warning: unknown[203.0.113.1]:1025: SASL PLAIN authentication failed: UGFzc3dvcmQ6, sasl_username=joe
@@ -691,8 +691,8 @@ func TestLogTimezone(t *testing.T) {
 	}
 }
 
-// TestManyMessages checks that the number of waiting messages is limited. This must hold even if
-// their sessions remain open or a queue identifier is reused.
+// TestManyMessages checks that the number of waiting messages is limited. The limit must hold even
+// if the sessions remain open or a queue identifier is reused.
 func TestManyMessages(t *testing.T) {
 	r := New(ByName("postfix"), discard{}, Options{Zone: time.UTC, Date: newest})
 	stamps := maillog.NewSyslog(time.UTC, newest)

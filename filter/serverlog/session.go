@@ -13,7 +13,7 @@ import (
 // Limits on the size of a session.
 const (
 	// maxAlike is the maximum number of steps of a session that have the same kind, result and
-	// cause. If the arguments are equal as well, the maximum is half of it. Further steps are
+	// cause. For steps with equal arguments, the maximum is half of maxAlike. Further steps are
 	// omitted. Each kind has its own limit, so that harmless steps cannot displace evidence.
 	maxAlike   = 300
 	maxName    = 255 // RFC 5321 section 4.5.3.1.2
@@ -51,7 +51,7 @@ type session struct {
 	refused bool   // the server's policy or a milter has rejected the client or a command
 	hung    bool   // the client disconnected during a login
 	failed  int    // number of failed AUTH commands for which the log has a line
-	// connected reports whether a line of Exim's log proves that the address has connected. Such a
+	// connected reports whether a line of Exim's log proves that the address has connected. The
 	// line contains no text that the client has chosen.
 	connected bool
 	user      string             // user that is logged in
@@ -105,8 +105,8 @@ func (s *session) keep(b []byte) span {
 
 func (s *session) get(p span) []byte { return s.text[p.from:p.to] }
 
-// add adds a step with its argument and reply. If the session already has too many steps of this
-// kind, the step is omitted.
+// add adds a step with its argument and reply. The step is omitted if the session already has too
+// many similar steps.
 func (s *session) add(st step, a, b []byte) {
 	s.count[st.verb]++
 	if s.full(&st, a) {
@@ -192,10 +192,10 @@ func (s *session) mail(at int64, sender []byte, class uint8) {
 	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at}, smtpd.Argument(sender, maxPath), nil)
 }
 
-// mailAgain adds the sender of a rejected recipient. It is used for logs that do not show where a
-// transaction starts. Recipients with the same sender are assumed to belong to one transaction.
-// Recipients of the null sender are assumed to belong to different transactions, because a bounce
-// to several recipients is evidence, but several bounces are not.
+// mailAgain adds the sender of a rejected recipient. mailAgain is used for logs that do not show
+// where a transaction starts. Recipients with the same sender are assumed to belong to one
+// transaction. Recipients of the null sender are assumed to belong to different transactions,
+// because a bounce to several recipients is evidence, but several bounces are not.
 func (s *session) mailAgain(at int64, sender []byte) {
 	switch sender = clip(sender, maxPath); {
 	case !s.open || !bytes.Equal(s.sender, sender):

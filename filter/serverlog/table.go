@@ -59,9 +59,9 @@ const (
 	restart  = 120 * minute // if a line is further back, an earlier line had a wrong time, or another file has started
 )
 
-// tick handles the time of a line. It reports the sessions that have been idle too long, and
-// returns the time to use for the line. The returned time never goes back by more than a minute.
-// Otherwise, a single line with a wrong time could end all sessions.
+// tick handles the time of a line. tick reports the sessions that have been idle too long, and
+// returns the time to use for the line. The returned time never goes back by more than a minute, so
+// that a single line with a wrong time cannot end all sessions.
 func (t *table) tick(at int64) int64 {
 	switch {
 	case at-t.clock().UnixMicro() > ahead:
@@ -135,7 +135,7 @@ func (t *table) newID(s *session) uint64 {
 	return id
 }
 
-// shift moves the times of all sessions. It is called when the date of the log becomes known.
+// shift moves the times of all sessions. shift is called when the date of the log becomes known.
 func (t *table) shift(by int64) {
 	t.now += by
 	for s := t.first; s != nil; s = s.next {
@@ -146,8 +146,8 @@ func (t *table) shift(by int64) {
 	}
 }
 
-// get returns the open session with the given key, or nil. It also stores the time of the session's
-// latest line.
+// get returns the open session with the given key, or nil. get also stores the time of the
+// session's latest line.
 func (t *table) get(key []byte, at int64) *session {
 	s := t.rows[string(key)]
 	if s != nil {

@@ -16,12 +16,12 @@ import (
 // A dialect describes the format of a server's transcript. A transcript is a log of the lines that
 // the client and the server have sent.
 type dialect struct {
-	// split parses a line. It returns the time, the key of the session, the client's address if the
-	// line contains it, and the rest of the line.
+	// split parses a line. split returns the time, the key of the session, the client's address if
+	// the line contains it, and the rest of the line.
 	split          func(t *transcript, raw []byte) (at int64, key, addr, rest []byte, ok bool)
 	client, server []byte // start of lines from the client and from the server
-	// connected and closed are parts of the lines at the start and end of a session. Unless every
-	// line contains the client's address, it follows connected.
+	// connected and closed are parts of the lines at the start and end of a session. The client's
+	// address follows connected, unless every line contains the address.
 	connected, closed []byte
 	// dateless reports whether the lines contain no dates.
 	dateless bool
@@ -109,7 +109,7 @@ func (t *transcript) line(l *maillog.Line) verdict {
 }
 
 // session returns the session to which a line belongs. If the log lacks the start of the session, a
-// new session begins with this line. In this case, the line must contain the address.
+// new session begins with this line, which must contain the address.
 func (t *transcript) session(key []byte, at int64, addr []byte) *session {
 	if s := t.get(key, at); s != nil || addr == nil {
 		return s
@@ -142,7 +142,7 @@ func endpoint(s []byte) (addr, port []byte) {
 	return s, nil
 }
 
-// said handles a line from the client. It ignores message text.
+// said handles a line from the client, and ignores message text.
 func (s *session) said(line []byte) {
 	t := s.talk
 	if t.data {
@@ -166,14 +166,14 @@ func (s *session) said(line []byte) {
 	t.wait, t.pending = true, true
 }
 
-// masked reports whether parts of a line are masked in shown. If so, the server's reply may repeat
-// these parts.
+// masked reports whether parts of a line are masked in shown. If parts are masked, the server's
+// reply may repeat these parts.
 func masked(shown, line []byte) bool {
 	return !bytes.Equal(bytes.TrimSpace(shown), bytes.TrimSpace(line))
 }
 
-// status returns the enhanced status code (RFC 3463) at the start of a reply's text. It may be
-// empty.
+// status returns the enhanced status code (RFC 3463) at the start of a reply's text. The code may
+// be empty.
 func status(text []byte) []byte {
 	return text[:len(text)-len(bytes.TrimLeft(text, "0123456789."))]
 }
@@ -366,8 +366,8 @@ var recipientWords = []string{
 // also contain one of recipientWords, for example if it is about the sender's mailbox.
 var otherWords = []string{"sender", "mail from", "helo", "ehlo", "client", "agent", "dns", "spf", "black", "blocked", "listed"}
 
-// recipientReason returns a reply's text in lower case. It removes the recipient, because the
-// client may choose misleading words as the recipient.
+// recipientReason returns a reply's text in lower case. recipientReason removes the recipient,
+// because the client may choose misleading words as the recipient.
 func recipientReason(text, addr []byte) []byte {
 	text, addr = bytes.ToLower(clip(text, 4*maxPath)), bytes.ToLower(addr)
 	if bytes.IndexByte(addr, '@') < 0 {
@@ -382,8 +382,8 @@ func namesRecipient(text, reason []byte) bool {
 	return bytes.HasPrefix(text, []byte("5.1.1 ")) || containsAny(reason, recipientWords) && !namesOther(reason)
 }
 
-// namesOther reports whether a reply is about the client or the sender. It also returns true if the
-// reply repeats another server's reply about a different address.
+// namesOther reports whether a reply is about the client or the sender. namesOther also returns
+// true if the reply repeats another server's reply about a different address.
 func namesOther(reason []byte) bool {
 	const rcpt = "rcpt to:<"
 	return containsAny(reason, otherWords) || bytes.Count(reason, []byte(rcpt)) > bytes.Count(reason, []byte(rcpt+">"))

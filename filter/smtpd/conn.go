@@ -93,7 +93,7 @@ func (c *command) cause() smtp.Cause {
 
 // relayDenied reports whether the reply of another mail server means that it does not relay mail to
 // the recipient. smtpd has only one reply for all recipients that it does not accept, so this
-// function does not apply to it.
+// function is not used for smtpd.
 func relayDenied(reply []byte) bool {
 	reason := Reason(reply)
 	for _, words := range denials {
@@ -134,8 +134,8 @@ const (
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
 
-// parseAddrPort parses `a.b.c.d:port` or `[v6]:port`. For any other text, it returns the zero
-// AddrPort.
+// parseAddrPort parses `a.b.c.d:port` or `[v6]:port`. For any other text, parseAddrPort returns the
+// zero AddrPort.
 func parseAddrPort(b []byte) netip.AddrPort {
 	a, err := netip.ParseAddrPort(string(b))
 	if err != nil {

@@ -1,6 +1,6 @@
 // Package smtpd implements smtpd-filters(7), the protocol between OpenSMTPD and its filters. The
-// package reads lines from smtpd and passes them to a Handler as events. It writes registrations
-// and responses. It does not depend on policies, disks, clocks or DNS.
+// package reads lines from smtpd and passes them to a Handler as events. The package writes
+// registrations and responses. The package does not depend on policies, disks, clocks or DNS.
 //
 // smtpd exits if a filter exits or writes an unexpected line. If a response is missing, the session
 // hangs forever. For these reasons, only Serve writes to the output, and it sends exactly one
@@ -18,7 +18,7 @@
 //   - Serve responds to all lines that it has read before it reads again.
 //   - A delayed response is always a complete line. A single timer is set to the time of
 //     the first delayed response. At most MaxHeld responses are delayed, and each for at
-//     most MaxHold. At the end of input, Serve sends all delayed responses. It also sends
+//     most MaxHold. At the end of input, Serve sends all delayed responses. Serve also sends
 //     delayed responses to clients that have disconnected, because smtpd still waits for
 //     them.
 //   - A request that waits for a fact keeps a copy of its line. At most MaxHeld requests

@@ -11,7 +11,7 @@ import (
 type Version struct{ Major, Minor int }
 
 // Newest is the newest version that this package supports. Lines with a later minor version are
-// parsed as if they had this version.
+// parsed as if they had the newest version.
 var Newest = Version{0, 7}
 
 func (v Version) String() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
@@ -85,8 +85,8 @@ func addressFirst(v Version, ev *Event) {
 	}
 }
 
-// userFirst swaps the fields of link-auth in lines of versions before 0.7. In these lines, the
-// result is last, after a user name that may contain |.
+// userFirst swaps the fields of link-auth in lines of versions before 0.7. In old lines, the result
+// is last, after a user name that may contain |.
 func userFirst(v Version, ev *Event) {
 	if v.Before(0, 7) {
 		ev.swapLast(0)
@@ -156,8 +156,8 @@ func (id ID) IsPhase() bool { return id < numIDs && specs[id].request }
 // maxFields is the maximum number of fields after the session and token.
 const maxFields = 4
 
-// An Event is a line from smtpd, which is a report or a request. Its fields are slices of the input
-// buffer. They are valid only until the Handler returns.
+// An Event is a line from smtpd, which is a report or a request. The fields of an Event are slices
+// of the input buffer. The fields are valid only until the Handler returns.
 type Event struct {
 	ID      ID
 	Out     bool // smtpd is the client in this connection (smtp-out)
@@ -174,7 +174,7 @@ type Event struct {
 }
 
 // Field returns field i in the order of the newest protocol version, starting at 0. If the line
-// lacks the field, it returns nil.
+// lacks the field, Field returns nil.
 func (ev *Event) Field(i int) []byte {
 	if i < ev.n {
 		return ev.fields[i]
@@ -182,7 +182,7 @@ func (ev *Event) Field(i int) []byte {
 	return nil
 }
 
-// Make sets ev to an event of the newest protocol version. It is for callers that have no lines
+// Make sets ev to an event of the newest protocol version. Make is for callers that have no lines
 // from smtpd. Fields must be in the same order as for Field. If there are too many fields, the last
 // ones are ignored. time is in microseconds since 1970.
 func (ev *Event) Make(id ID, time int64, session uint64, fields ...[]byte) {
@@ -205,7 +205,7 @@ func (ev *Event) swapLast(i int) {
 	ev.fields[i], ev.fields[i+1] = last, first
 }
 
-// parse decodes a report or request into ev. It never panics. If the event is unknown, ev.ID is
+// parse decodes a report or request into ev. parse never panics. If the event is unknown, ev.ID is
 // Unknown. For an unknown request, parse nevertheless sets the session and token, because the
 // response needs them.
 func (ev *Event) parse(line []byte) error {
@@ -293,8 +293,8 @@ func parseHex(b []byte, most int) (v uint64, ok bool) {
 	return v, 0 < len(b) && len(b) <= most
 }
 
-// hexDigits maps each lower-case hexadecimal digit to its value plus 1. It maps all other bytes to
-// 0.
+// hexDigits maps each lower-case hexadecimal digit to its value plus 1. hexDigits maps all other
+// bytes to 0.
 var hexDigits = func() (t [256]uint8) {
 	for i, c := range []byte("0123456789abcdef") {
 		t[c] = uint8(i) + 1
@@ -302,7 +302,8 @@ var hexDigits = func() (t [256]uint8) {
 	return t
 }()
 
-// takeStamp removes the first field of b, which is a time. If the time is invalid, it returns 0.
+// takeStamp removes the first field of b, which is a time. If the time is invalid, takeStamp
+// returns 0.
 func takeStamp(b []byte) (int64, []byte) {
 	if len(b) > 17 && b[10] == '.' && b[17] == '|' { // this is the usual form until the year 2286
 		seconds, ok1 := parseDigits(b[:10], 10)
@@ -339,8 +340,8 @@ func parseDigits(b []byte, most int) (v int64, ok bool) {
 	return v, true
 }
 
-// takeVersion removes the first field of b, which is a version. If the version is invalid, it
-// returns Newest.
+// takeVersion removes the first field of b, which is a version. If the version is invalid,
+// takeVersion returns Newest.
 func takeVersion(b []byte) (Version, []byte) {
 	if len(b) > 3 && b[3] == '|' && isDigit(b[0]) && b[1] == '.' && isDigit(b[2]) { // all existing versions have this form
 		return Version{int(b[0] - '0'), int(b[2] - '0')}, b[4:]
@@ -353,7 +354,7 @@ func takeVersion(b []byte) (Version, []byte) {
 	return v, rest
 }
 
-// parseVersion parses MAJOR.MINOR. Both are numbers, so 0.10 is newer than 0.7.
+// parseVersion parses MAJOR.MINOR. MAJOR and MINOR are numbers, so 0.10 is newer than 0.7.
 func parseVersion(b []byte) (Version, bool) {
 	before, after, _ := bytes.Cut(b, []byte{'.'})
 	x, ok1 := parseDigits(before, 4)

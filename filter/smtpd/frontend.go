@@ -19,8 +19,8 @@ type Sink interface {
 
 // A FrontEnd translates the reports and requests of smtpd into events of package smtp. smtpd
 // reports the reply to a command and its outcome in separate lines, and the FrontEnd combines them.
-// It removes passwords, and interprets the codes and texts of replies. A FrontEnd implements
-// Handler.
+// The FrontEnd removes passwords, and interprets the codes and texts of replies. A FrontEnd
+// implements Handler.
 type FrontEnd struct {
 	sink  Sink
 	conns map[uint64]*conn
@@ -188,9 +188,9 @@ func (f *FrontEnd) auth(c *conn, ev *Event) {
 	f.send()
 }
 
-// outcome prepares an event with the outcome of the current command. It returns nil if the command
-// already has an outcome. This may happen because smtpd reports an error in the input also as an
-// outcome of the previous command.
+// outcome prepares an event with the outcome of the current command. outcome returns nil if the
+// command already has an outcome. A second outcome is possible, because smtpd reports an error in
+// the input also as an outcome of the previous command.
 func (f *FrontEnd) outcome(c *conn, kind smtp.Kind, ev *Event) *smtp.Event {
 	if !c.cmd.open {
 		return nil
@@ -382,8 +382,8 @@ func (f *FrontEnd) flush(c *conn) {
 	f.send()
 }
 
-// messageText replaces the lines that follow a rejected DATA. They may be message text, which must
-// not be recorded.
+// messageText replaces the lines that follow a rejected DATA. Such lines may be message text, which
+// must not be recorded.
 const messageText = "(message text)"
 
 // failure returns the result of a command whose reply has the code 400 or above.

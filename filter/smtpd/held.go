@@ -38,7 +38,7 @@ func (h *held) write(b []byte) error {
 	return err
 }
 
-// add delays a line. It returns false if MaxHeld responses are already delayed.
+// add delays a line. add returns false if MaxHeld responses are already delayed.
 func (h *held) add(line []byte, hold time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -97,7 +97,7 @@ func (h *held) stop() {
 	h.tell()
 }
 
-// answers is a heap of answers. They are ordered by the time at which they must be sent.
+// answers is a heap of answers. The answers are ordered by the time at which they must be sent.
 type answers []answer
 
 func (a answers) Len() int           { return len(a) }

@@ -10,8 +10,8 @@ import (
 // and token, which the response needs.
 const maxLine = 128 << 10
 
-// A lines splits a stream into lines. Its buffer has a fixed size. Only LF ends a line; CR is part
-// of the line.
+// A lines splits a stream into lines. The buffer of a lines has a fixed size. Only LF ends a line;
+// CR is part of the line.
 type lines struct {
 	r          io.Reader
 	buf        []byte
@@ -56,8 +56,8 @@ func (l *lines) next() (line []byte, cut, ok bool) {
 	}
 }
 
-// fill reads from the stream once. It returns the stream's error, or io.EOF at the end. If the last
-// line has no LF, it is incomplete and is dropped.
+// fill reads from the stream once, and returns the stream's error, or io.EOF at the end. If the
+// last line has no LF, it is incomplete and is dropped.
 func (l *lines) fill() error {
 	if l.err != nil {
 		return l.err

@@ -18,7 +18,7 @@ import (
 // An owed identifies a request that must be answered.
 type owed struct{ session, token uint64 }
 
-// A chaos is a Handler that answers immediately, delays its answer, or panics. It chooses at
+// A chaos is a Handler that answers immediately, delays its answer, or panics. A chaos chooses at
 // random.
 type chaos struct {
 	rnd  *rand.Rand
@@ -123,10 +123,10 @@ func (s *smtpd) Write(b []byte) (int, error) {
 	}
 }
 
-// playOnce runs a random conversation with a chaos. It contains requests, reports, clients that
-// disconnect while their answer is delayed, invalid lines and pauses. The input may end anywhere.
-// Each complete request must be answered exactly once and in time. The time is that of the synctest
-// bubble.
+// playOnce runs a random conversation with a chaos. The conversation contains requests, reports,
+// clients that disconnect while their answer is delayed, invalid lines and pauses. The input may
+// end anywhere. Each complete request must be answered exactly once and in time. The time is that
+// of the synctest bubble.
 func playOnce(t *testing.T, seed uint64) {
 	rnd := rand.New(rand.NewPCG(seed, 2))
 	var script strings.Builder
@@ -166,7 +166,8 @@ func playOnce(t *testing.T, seed uint64) {
 		}
 	}
 
-	// The session timeout is 60 s. Before smtpd has sent it, the only limit is MaxHold.
+	// The session timeout is 60 s. Before smtpd has sent the session timeout, the only limit is
+	// MaxHold.
 	out := &smtpd{answers: map[owed]int{}, due: map[owed]time.Time{}}
 	h := &chaos{rnd: rand.New(rand.NewPCG(seed, 3)), peer: out, most: 30 * time.Second, hold: seed%7 == 3, waits: map[owed]time.Time{}}
 	r, w := io.Pipe()

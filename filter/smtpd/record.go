@@ -12,8 +12,8 @@ func VerbOf(line []byte) smtp.Verb {
 	return lookupVerb(word)
 }
 
-// CauseOf returns why a mail server has rejected a command, given its reply. The server may be
-// another one than smtpd.
+// CauseOf returns why a mail server has rejected a command, given its reply. The server need not be
+// smtpd.
 func CauseOf(verb smtp.Verb, code uint32, text []byte) smtp.Cause {
 	c := command{verb: verb, code: code, reply: text, unknown: code == 500 && bytes.HasPrefix(text, []byte("5.5.1 "))}
 	return c.cause()

@@ -27,7 +27,7 @@ var mechanisms = []string{"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "NTLM", "G
 	"SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS", "KERBEROS_V4"}
 
 // secretWords lists words that clients of POP3, FTP, IMAP and HTTP send if they use the wrong port.
-// A line with such a word, or the line after it, contains credentials.
+// A line with one of the words, or the line after it, contains credentials.
 var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DELETE"}
 
 // secretParts lists names in JSON, forms and headers. A line that contains one of them at any
@@ -35,8 +35,8 @@ var secretWords = []string{"USER", "LOGIN", "APOP", "POST", "PUT", "PATCH", "DEL
 var secretParts = [][]byte{[]byte("PASS"), []byte("PWD"), []byte("SECRET"), []byte("TOKEN"), []byte("CREDENTIAL"), []byte("COOKIE"), []byte("APIKEY"),
 	[]byte("AUTH"), []byte("KENNWORT"), []byte("WACHTWOORD"), []byte("CONTRASE"), []byte("SENHA"), []byte("PAROL")}
 
-// Redact returns a line without its secrets. It is used for lines that another mail server does not
-// recognise as commands.
+// Redact returns a line without its secrets. Redact is used for lines that another mail server does
+// not recognise as commands.
 func Redact(line []byte) []byte {
 	text, _, _ := redact(nil, line, lineState{})
 	return text
@@ -53,7 +53,7 @@ type lineState struct {
 // whether the line belongs to a login. No other code sees the original line.
 //
 // smtpd's own redaction is not sufficient. smtpd masks only the lines of an accepted AUTH exchange,
-// and the argument in `AUTH PLAIN x` if there is one space. It also accepts the command with two
+// and the argument in `AUTH PLAIN x` if there is one space. smtpd also accepts AUTH PLAIN with two
 // spaces or a tab. In addition, bots send a user name and a password even if AUTH LOGIN was
 // rejected.
 func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret bool) {
@@ -223,8 +223,8 @@ func mechanism(word []byte) string {
 	return ""
 }
 
-// hasSecret reports whether line contains credentials. It checks several words, because a tag
-// precedes the command in IMAP, and because users may mistype the first word.
+// hasSecret reports whether line contains credentials. hasSecret checks several words, because a
+// tag precedes the command in IMAP, and because users may mistype the first word.
 func hasSecret(line []byte) bool {
 	if hasParts(line) || plainResponse(line) {
 		return true
@@ -253,9 +253,9 @@ func hasSecret(line []byte) bool {
 // maxParts is the maximum number of bytes that hasParts searches.
 const maxParts = 4096
 
-// hasParts reports whether line contains one of secretParts. It searches the line in upper case and
-// without punctuation, which could hide a word. It searches twice: once without backspaces, and
-// once without the characters that they erase.
+// hasParts reports whether line contains one of secretParts. hasParts searches the line in upper
+// case and without punctuation, which could hide a word. hasParts searches twice: once without
+// backspaces, and once without the characters that they erase.
 func hasParts(line []byte) bool {
 	var a, b [maxParts]byte
 	raw, typed := a[:0], b[:0]
@@ -274,8 +274,8 @@ func hasParts(line []byte) bool {
 	return slices.ContainsFunc(secretParts, func(p []byte) bool { return bytes.Contains(raw, p) || bytes.Contains(typed, p) })
 }
 
-// plainResponse reports whether line is a response of SASL PLAIN (RFC 4616) in base64. It contains
-// a user name and a password with a NUL byte before each.
+// plainResponse reports whether line is a response of SASL PLAIN (RFC 4616) in base64. The response
+// contains a user name and a password with a NUL byte before each.
 func plainResponse(line []byte) bool {
 	line = bytes.TrimSpace(line)
 	if len(line) < 8 || len(line) > maxParts {
@@ -286,8 +286,8 @@ func plainResponse(line []byte) bool {
 	return bytes.Count(b[:n], []byte{0}) == 2
 }
 
-// letters appends the letters in word to dst in upper case, after applying backspaces. It does not
-// exceed the capacity of dst.
+// letters appends the letters in word to dst in upper case, after applying backspaces. letters does
+// not exceed the capacity of dst.
 func letters(dst, word []byte) []byte {
 	for _, c := range word {
 		switch {

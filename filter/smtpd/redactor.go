@@ -71,13 +71,13 @@ func (r *Redactor) exchange(line []byte) {
 }
 
 // An UnknownRedactor removes secrets from lines that a mail server does not recognise as commands.
-// It is used for servers that report neither AUTH nor replies. Such a line may belong to a login,
-// or to a message that follows a rejected DATA.
+// An UnknownRedactor is used for servers that report neither AUTH nor replies. A line that is not
+// recognised may belong to a login, or to a message that follows a rejected DATA.
 type UnknownRedactor struct{ seen bool } // a line belonged to a login
 
 // Line returns the part of a line that may be shown, and the verb of the line. If first is set, the
-// client has not greeted yet, and a line in another protocol may be shown. Otherwise, only the
-// first word may be shown, and only if it may be a command.
+// client has not greeted yet, and a line in another protocol may be shown. After a greeting, only
+// the first word may be shown, and only if it may be a command.
 func (r *UnknownRedactor) Line(line []byte, first bool) ([]byte, smtp.Verb) {
 	line = bytes.TrimRight(line, " \t")
 	shown, verb, secret := redact(nil, line, lineState{sawAuth: r.seen})

@@ -7,8 +7,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// Allowed returns d if it is valid in the phase. Otherwise, it returns the closest decision that is
-// valid. smtpd exits if a decision is invalid.
+// Allowed returns d, or the closest decision that is valid in the phase. smtpd exits if a decision
+// is invalid.
 func Allowed(d smtp.Decision, phase ID) smtp.Decision {
 	s := &specs[phase]
 	if d == smtp.Junk && !s.junk || d >= smtp.Reject && !s.refuse || d > smtp.Disconnect {
@@ -57,7 +57,7 @@ func appendID(dst []byte, id uint64) []byte {
 }
 
 // appendText appends the text of a reply. smtpd accepts only a single line of the form `[45]dd
-// text`. It replaces any other text with "421 Internal server error".
+// text`. smtpd replaces any other text with "421 Internal server error".
 func appendText(dst []byte, text string) []byte {
 	if !validCode(text) {
 		dst = append(dst, "550 "...)

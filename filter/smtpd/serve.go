@@ -16,9 +16,9 @@ import (
 	"scanwatch/internal/safego"
 )
 
-// A Handler handles the events of smtpd. Its methods are called in the order of the lines from
-// smtpd, and never concurrently. Decide is called again later for a request that waits. No method
-// may block.
+// A Handler handles the events of smtpd. The methods of a Handler are called in the order of the
+// lines from smtpd, and never concurrently. Decide is called again later for a request that waits.
+// No method may block.
 type Handler interface {
 	// Ready is called once, after smtpd has sent its complete configuration.
 	Ready(Config)
@@ -46,7 +46,7 @@ type Options struct {
 	// Wake receives a value when a waiting request may have an answer. If Wake is nil, requests
 	// never wait.
 	Wake <-chan struct{}
-	// Log logs a line without LF. It must not block. The lines report problems with smtpd or bugs
+	// Log logs a line without LF. Log must not block. The lines report problems with smtpd or bugs
 	// in the Handler, but contain nothing about clients. Each kind of line is logged only once.
 	Log func(string)
 }
@@ -89,7 +89,7 @@ type server struct {
 	parked  chan struct{} // receives a value when a request starts to wait
 }
 
-// batches handles the lines in the buffer. It sends all their responses in one write.
+// batches handles the lines in the buffer. batches sends all their responses in one write.
 func (s *server) batches() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,8 +108,8 @@ func (s *server) flush() error {
 	return err
 }
 
-// batch handles the lines in the buffer. again reports whether the Handler has panicked, because
-// there may be further lines in the buffer in this case.
+// batch handles the lines in the buffer. again reports whether the Handler has panicked; the buffer
+// may then contain further lines.
 func (s *server) batch() (again bool) {
 	defer s.recovered(&again)
 	for {
@@ -124,8 +124,8 @@ func (s *server) batch() (again bool) {
 	}
 }
 
-// recovered recovers from a panic in the Handler and answers the current request. It must be called
-// with defer. After a panic, it sets again unless it is nil.
+// recovered recovers from a panic in the Handler and answers the current request. recovered must be
+// called with defer. After a panic, recovered sets again unless again is nil.
 func (s *server) recovered(again *bool) {
 	r := recover()
 	if r == nil {
@@ -213,7 +213,7 @@ func (s *server) limit(hold time.Duration) time.Duration {
 	return min(hold, MaxHold)
 }
 
-// configLine handles a line without its first word, "config". It ignores unknown keys.
+// configLine handles a line without its first word, "config", and ignores unknown keys.
 func (s *server) configLine(rest []byte) {
 	key, value, _ := cut(rest)
 	switch string(key) {
@@ -246,7 +246,7 @@ func (s *server) appendRegistration(dst []byte) []byte {
 	return append(dst, "register|ready\n"...)
 }
 
-// once logs one line of each kind, and at most 100 lines. Otherwise, a broken smtpd could fill the
+// once logs one line of each kind, and at most 100 lines, so that a broken smtpd cannot fill the
 // log.
 func (s *server) once(kind, format string, args ...any) {
 	if s.options.Log == nil || s.said[kind] || len(s.said) >= 100 {

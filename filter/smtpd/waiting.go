@@ -11,14 +11,14 @@ import (
 const MaxWait = 500 * time.Millisecond
 
 // A waiter is a request that waits for a fact. The Handler is asked about it again after each value
-// from Options.Wake. It is asked for the last time when the maximum wait has passed.
+// from Options.Wake. The Handler is asked for the last time when the maximum wait has passed.
 type waiter struct {
 	ev  Event // copy of the request
 	at  time.Time
 	due time.Time
 }
 
-// park makes the current request wait. It returns false if the request must be answered
+// park makes the current request wait. park returns false if the request must be answered
 // immediately.
 func (s *server) park(wait time.Duration) bool {
 	if s.options.Wake == nil || len(s.waiters) >= MaxHeld {
@@ -104,7 +104,7 @@ func (s *server) askAgain(final bool) error {
 	return s.flush()
 }
 
-// again asks the Handler about a waiting request. It reports whether the request was answered. If
+// again asks the Handler about a waiting request, and reports whether the request was answered. If
 // late is set, the request is always answered.
 func (s *server) again(w *waiter, now time.Time, late bool) (done bool) {
 	s.ev = w.ev

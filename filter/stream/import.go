@@ -58,7 +58,8 @@ func Import(in io.Reader, o Options) (r Result, err error) {
 	return r, err
 }
 
-// record opens the store and calls play. It records the sessions that play passes to the pipeline.
+// record opens the store and calls play. record records the sessions that play passes to the
+// pipeline.
 func record(o Options, frontEnd string, r *Result, play func(*filter.Pipeline) error) (err error) {
 	if _, err := os.Stat(o.Dir); err != nil {
 		return err

@@ -44,7 +44,7 @@ func newKnown(dir string, w *store.Writer, flush func() error) *known {
 	return &known{reader: store.Reader{Dir: dir, Snapshot: snapshot}, flush: flush}
 }
 
-// add adds a session. It reports whether the session was already recorded.
+// add adds a session. add reports whether the session was already recorded.
 func (k *known) add(end time.Time, id uint64) (recorded bool, err error) {
 	keys, err := k.day(end.UTC().Truncate(24 * time.Hour))
 	if err != nil {

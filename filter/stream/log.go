@@ -19,7 +19,7 @@ type LogOptions struct {
 	Kind *serverlog.Kind
 	Zone *time.Location // time zone of times without a UTC offset
 	// Progress, if set, is called repeatedly with the number of bytes read and the total number.
-	// Both count compressed bytes. total is 0 if it is unknown.
+	// Both numbers count compressed bytes. total is 0 if it is unknown.
 	Progress func(read, total int64)
 }
 
@@ -88,8 +88,8 @@ func ImportLog(logs []*maillog.Log, o LogOptions) (r LogResult, err error) {
 	return r, err
 }
 
-// foreign returns the error for logs that contain no sessions. Such logs may come from a different
-// mail server.
+// foreign returns the error for logs that contain no sessions. Logs without sessions may come from
+// a different mail server.
 func (r *LogResult) foreign(logs []*maillog.Log, kind *serverlog.Kind) error {
 	names := logs[0].Name
 	if n := len(logs) - 1; n > 0 {

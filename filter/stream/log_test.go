@@ -178,8 +178,8 @@ func TestImportLogRefuses(t *testing.T) {
 }
 
 // TestUndated checks the dates of lines in the log of IceWarp. The date comes from the server's
-// greeting, or else from the file's name, or else from the file's modification time. The last case
-// must be reported.
+// greeting, or else from the file's name, or else from the file's modification time. The use of the
+// modification time must be reported.
 func TestUndated(t *testing.T) {
 	text, err := os.ReadFile("../serverlog/testdata/icewarp.log")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 const converter = "../../contrib/perl-logger/logger2smtpd"
 
-// convert runs the converter on a directory. It returns the output.
+// convert runs the converter on a directory, and returns the output.
 func convert(t *testing.T, dir string) (lines []byte, stderr string, err error) {
 	t.Helper()
 	perl, err := exec.LookPath("perl")
@@ -93,9 +93,9 @@ func TestPerlLogger(t *testing.T) {
 	}
 }
 
-// TestPerlLoggerText checks the conversion of texts that the samples do not contain. These are both
-// kinds of quotes, both kinds of login, several files for one session, and files of other programs.
-// No text may be evaluated as code.
+// TestPerlLoggerText checks the conversion of texts that the samples do not contain. The texts
+// contain both kinds of quotes, both kinds of login, several files for one session, and files of
+// other programs. No text may be evaluated as code.
 func TestPerlLoggerText(t *testing.T) {
 	const (
 		head  = `'session' => '00000000000000a1', 'subsystem' => 'smtp-in', 'version' => '0.7', 'request' => 'report', `

@@ -1,5 +1,5 @@
 // Package stream imports recorded streams. A stream contains the lines that smtpd sends to a filter
-// (smtpd-filters(7)). It can be recorded with tee(1), for example.
+// (smtpd-filters(7)). A stream can be recorded with tee(1), for example.
 //
 // The code of the filter processes the sessions, and takes the time from the stream. The records of
 // the sessions are written to a state directory. No rules are evaluated, and no clients are banned.
@@ -17,8 +17,8 @@ const (
 	// maxLine is the maximum length of a line in bytes. The lines of smtpd have at most 65,616
 	// bytes.
 	maxLine = 128 << 10
-	// maxLead is the maximum number of lines before smtpd's first line. An input with more such
-	// lines is not a stream.
+	// maxLead is the maximum number of lines before smtpd's first line. An input with more lines
+	// before smtpd's first line is not a stream.
 	maxLead = 100
 )
 
@@ -35,7 +35,7 @@ type Counts struct {
 // and counted.
 //
 // Requests of the phases auth and data-line contain passwords and message text, so Split skips
-// them. They are not counted.
+// them. These requests are not counted.
 //
 // Split returns errors from in and run, or an error if in is not a stream.
 func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
@@ -93,7 +93,7 @@ func (s *splitter) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// advance reads the next line of the current run. It returns false if the run has ended.
+// advance reads the next line of the current run. advance returns false if the run has ended.
 func (s *splitter) advance() bool {
 	if !s.read() {
 		s.line = nil
@@ -108,7 +108,8 @@ func (s *splitter) advance() bool {
 	return true
 }
 
-// next reports whether another run follows. If so, s.line is the first line of the run.
+// next reports whether another run follows. If another run follows, s.line is the first line of the
+// run.
 func (s *splitter) next() bool { return len(s.line) > 0 && s.ended || s.read() }
 
 // read reads smtpd's next line, including the newline.

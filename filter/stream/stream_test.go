@@ -44,8 +44,8 @@ const (
 	helo      = "report|0.7|1795219321.000001|smtp-in|link-identify|00000000000000%02x|EHLO|mail.example.net\n"
 )
 
-// TestSplit checks how a stream is split into runs. It also checks which lines are skipped and
-// which errors are returned.
+// TestSplit checks how a stream is split into runs. TestSplit also checks which lines are skipped
+// and which errors are returned.
 func TestSplit(t *testing.T) {
 	a, b := fmt.Sprintf(connect, 1), fmt.Sprintf(connect, 2)
 	secret := "filter|0.7|1795219322.000001|smtp-in|auth|0000000000000001|0000000000000002|PLAIN c2VjcmV0\n"

@@ -1,5 +1,5 @@
-// Package track maintains the facts about an SMTP session, its transaction and its
-// commands. It does not draw conclusions.
+// Package track maintains the facts about an SMTP session, its transaction and its commands. The
+// package does not draw conclusions.
 package track
 
 import (
@@ -298,20 +298,19 @@ func (s *Session) Asked(list string) bool {
 	return slices.ContainsFunc(s.Listings, func(l smtp.Listing) bool { return l.Name == list })
 }
 
-// Null reports whether the transaction has the null sender. It returns false if no transaction is
+// Null reports whether the transaction has the null sender. Null returns false if no transaction is
 // open. Sender is then empty for another reason: smtpd does not report a transaction whose sender
 // is too long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
-// Exempt reports whether nothing in the session can be evidence against the client's address. This
-// is the case if the session uses the local socket, is authenticated, comes from the table
-// "friends", or has no address.
+// Exempt reports whether nothing in the session can be evidence against the client's address. A
+// session is exempt if it uses the local socket, is authenticated, comes from the table "friends",
+// or has no address.
 func (s *Session) Exempt() bool { return s.Local || s.Authed || s.Friend || !s.Src.IsValid() }
 
-// ProvenName returns the reverse DNS name if it passes FCrDNS and is not truncated. Otherwise, it
-// returns nil.
+// ProvenName returns the reverse DNS name, or nil if the name fails FCrDNS or is truncated.
 func (s *Session) ProvenName() []byte {
 	if s.FCrDNS == smtp.FCrDNSPass && !s.RDNSCut {
 		return s.RDNS
@@ -319,7 +318,7 @@ func (s *Session) ProvenName() []byte {
 	return nil
 }
 
-// Reset prepares s for another session. It reuses buffers of ordinary size.
+// Reset prepares s for another session, and reuses buffers of ordinary size.
 func (s *Session) Reset() {
 	keep := func(b []byte) []byte {
 		if cap(b) > 1024 {

@@ -13,16 +13,16 @@ type Published struct {
 	Name   string
 	URL    string // %Y and %m stand for the year and the month
 	Format string // a format of Parse with its option, or Database
-	// Least is the minimum interval between downloads. If the publisher states none, it is a polite
-	// interval.
+	// Least is the minimum interval between downloads. If the publisher states no interval, Least
+	// is a polite interval.
 	Least  time.Duration
 	Header string // name of the HTTP header for the operator's key; empty if no key is needed
 	Terms  string
 	Credit string
 }
 
-// Catalogue returns the known feeds. It includes only publishers that offer HTTPS, because an
-// attacker could change a file that is sent over HTTP.
+// Catalogue returns the known feeds. Catalogue includes only publishers that offer HTTPS, because
+// an attacker could change a file that is sent over HTTP.
 func Catalogue() []Published { return slices.Clone(catalogue) }
 
 // Find returns the feed with the given name.

@@ -48,8 +48,8 @@ func (c *collector) judge(f *Format) error {
 	return nil
 }
 
-// wants reports whether the option of the format selects an entry with the given values. It counts
-// the entries that are not selected.
+// wants reports whether the option of the format selects an entry with the given values. wants
+// counts the entries that are not selected.
 func (c *collector) wants(values ...string) bool {
 	if c.value == All || slices.Contains(values, c.value) {
 		return true

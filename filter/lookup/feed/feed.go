@@ -1,8 +1,8 @@
-// Package feed parses published lists of addresses, prefixes and names, such as block
-// lists, cloud ranges and lists of scanners.
+// Package feed parses published lists of addresses, prefixes and names, such as block lists, cloud
+// ranges and lists of scanners.
 //
 // The package does not download files. A new file replaces the whole previous one. Parse therefore
-// returns an error if the file is an error page, empty, or not a list for another reason. It
+// returns an error if the file is an error page, empty, or not a list for another reason. Parse
 // rejects entries that contain all addresses or a local network.
 package feed
 
@@ -24,7 +24,8 @@ const (
 	MaxEntries = 1 << 20 // number of prefixes, AS numbers and names together
 )
 
-// A Result contains the entries of a file in the order of the file. It may contain duplicates.
+// A Result contains the entries of a file in the order of the file. The entries may contain
+// duplicates.
 type Result struct {
 	Format   string         // name of the format
 	Prefixes []netip.Prefix // without host bits; IPv4-mapped prefixes become IPv4
@@ -87,8 +88,8 @@ func (p *Problems) add(problem Problem) {
 // diagnostics.
 func Parse(r io.Reader, format string) (*Result, error) { return parse(r, format, false) }
 
-// ParseExempt is like Parse, but for a list of exempt hosts. Such a list may contain local
-// addresses.
+// ParseExempt is like Parse, but for a list of exempt hosts. A list of exempt hosts may contain
+// local addresses.
 func ParseExempt(r io.Reader, format string) (*Result, error) { return parse(r, format, true) }
 
 func parse(r io.Reader, format string, private bool) (*Result, error) {
@@ -154,7 +155,7 @@ func notText(content []byte) error {
 }
 
 // chooseFormat returns the format with the given name and the value of its option. If text is
-// empty, it returns the first format that matches the content.
+// empty, chooseFormat returns the first format that matches the content.
 func chooseFormat(text string, content []byte) (*Format, string, error) {
 	words := strings.Fields(text)
 	if len(words) == 0 {

@@ -19,8 +19,8 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// TestSamples parses each file in testdata. It compares the detected format and the result with a
-// golden file.
+// TestSamples parses each file in testdata. TestSamples compares the detected format and the result
+// with a golden file.
 func TestSamples(t *testing.T) {
 	files, err := filepath.Glob("testdata/samples/*")
 	if err != nil {

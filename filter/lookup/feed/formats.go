@@ -18,8 +18,8 @@ type Format struct {
 	Option  string // name of the format's option, or ""
 	Default string // default value of the option
 
-	// sniff reports whether a file has this format. If it is nil, the format cannot be detected and
-	// must be specified.
+	// sniff reports whether a file has this format. If sniff is nil, the format cannot be detected
+	// and must be specified.
 	sniff func(content []byte) bool
 	parse func(*collector, []byte) error
 }
@@ -27,8 +27,8 @@ type Format struct {
 // Formats returns the formats that Parse can read.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats lists all formats. Detection tries them in this order, so specific formats come before
-// general ones. To add a format, add a row.
+// formats lists all formats. Detection tries the formats in this order, so specific formats come
+// before general ones. To add a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",
 		sniff: sniffDrop, parse: parseDrop},
@@ -61,8 +61,8 @@ var formats = []Format{
 	{Name: "asn-list", Help: "AS numbers, one per line, with or without the prefix AS, as text or CSV",
 		sniff: sniffASNList, parse: parseASNList},
 
-	// The following formats look like plain lists, so they cannot be detected. Their files may
-	// contain only addresses.
+	// The following formats look like plain lists, so they cannot be detected. Files in these
+	// formats may contain only addresses.
 	{Name: "digitalocean", Help: "DigitalOcean's google.csv, a geofeed", parse: parseGeofeed},
 	{Name: "blocklist-de", Help: "blocklist.de: addresses", parse: parseAddresses},
 	{Name: "mxroute", Help: "MXroute's botnet.list: addresses", parse: parseAddresses},
@@ -82,8 +82,8 @@ func isJSON(content []byte) bool {
 	return len(content) > 0 && (content[0] == '{' || content[0] == '[')
 }
 
-// has returns a function for Format.sniff. It reports whether the first sniffBytes of a file
-// contain all of the given texts.
+// has returns a function for Format.sniff. The function reports whether the first sniffBytes of a
+// file contain all of the given texts.
 func has(texts ...string) func([]byte) bool {
 	return func(content []byte) bool {
 		head := content[:min(len(content), sniffBytes)]
@@ -107,8 +107,8 @@ func hasAny(texts ...string) func([]byte) bool {
 	}
 }
 
-// hasLine returns a function for Format.sniff. It reports whether the first line that is neither
-// empty nor a comment starts with the given text.
+// hasLine returns a function for Format.sniff. The function reports whether the first line that is
+// neither empty nor a comment starts with the given text.
 func hasLine(start string) func([]byte) bool {
 	return func(content []byte) bool { return strings.HasPrefix(firstLine(content), start) }
 }

@@ -236,9 +236,9 @@ func parseAbuseIPDBJSON(c *collector, content []byte) error {
 	return nil
 }
 
-// parseJSON adds the addresses and prefixes in a document. If a key is selected, it adds only those
-// below this key. Other strings are ignored, because JSON files also contain names and
-// descriptions.
+// parseJSON adds the addresses and prefixes in a document. If a key is selected, only the addresses
+// and prefixes below the key are added. Other strings are ignored, because JSON files also contain
+// names and descriptions.
 func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
 	// A level is the state of the parser in an object or array. In an object, key reports whether

@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// Open opens a regular file for reading. It returns an error for any other file, because reading
+// Open opens a regular file for reading. Open returns an error for any other file, because reading
 // from a FIFO or device may block or never end.
 func Open(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)

@@ -104,7 +104,7 @@ func (c *collector) leading(number int, line string) bool {
 	return true
 }
 
-// leadingWords adds the entries at the start of a part. It returns the rest of the part.
+// leadingWords adds the entries at the start of a part. leadingWords returns the rest of the part.
 func (c *collector) leadingWords(number int, part string) (rest string) {
 	rest = strings.TrimSpace(part)
 	for rest != "" {
@@ -126,8 +126,8 @@ func (c *collector) leadingWords(number int, part string) (rest string) {
 	return rest
 }
 
-// leadingRange parses a range at the start of text, such as 192.0.2.1-192.0.2.9. It returns the
-// prefixes that make up the range, and the length of the range in text.
+// leadingRange parses a range at the start of text, such as 192.0.2.1-192.0.2.9. leadingRange
+// returns the prefixes that make up the range, and the length of the range in text.
 func leadingRange(text string) (list []netip.Prefix, length int) {
 	i := strings.IndexByte(text, '-')
 	if i < 0 {
@@ -169,7 +169,7 @@ func parseAddresses(c *collector, content []byte) error {
 }
 
 // parsePlain adds the addresses and AS numbers at the start of each line, or the name in the line.
-// A name must be the only word in its line. Otherwise, prose would be read as a list of names.
+// A name must be the only word in its line, so that prose is not read as a list of names.
 func parsePlain(c *collector, content []byte) error {
 	for number, line := range c.entries(content) {
 		word, more := firstWord(line)
@@ -265,8 +265,8 @@ func parseCSV(c *collector, content []byte) error {
 	})
 }
 
-// parseColumns parses one column of a table. It passes the first row to choose, which returns the
-// column. titles reports whether the first row contains titles.
+// parseColumns parses one column of a table. parseColumns passes the first row to choose, which
+// returns the column. titles reports whether the first row contains titles.
 func parseColumns(c *collector, content []byte, choose func([]string) (column int, titles bool)) error {
 	r := csv.NewReader(bytes.NewReader(content))
 	r.FieldsPerRecord = -1

@@ -13,8 +13,8 @@
 //	  AS number (byte)
 //
 // Integers are big-endian. Addresses and lengths are in units: a unit is 64 addresses of IPv4, or a
-// /64 of IPv6. A block contains 64 ranges. Its first gap is 0. Two IPv6 prefixes are omitted,
-// because they are smaller than a /64.
+// /64 of IPv6. A block contains 64 ranges. The first gap of a block is 0. Two IPv6 prefixes are
+// omitted, because they are smaller than a /64.
 package main
 
 import (
