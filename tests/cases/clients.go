@@ -62,8 +62,8 @@ func ours(local ...string) (to []string) {
 	return to
 }
 
-// Deliver sends a message to local parts in one session. The server rejects a local part
-// that ends with =, although the mailbox exists, and defers one that ends with ~.
+// Deliver sends a message to local parts in one session. If a local part ends with =, the server
+// rejects it although the mailbox exists. If it ends with ~, the server defers it.
 func (s *Server) Deliver(h simulate.Host, from string, local ...string) *simulate.Client {
 	c := s.Connect(h)
 	c.Ehlo()

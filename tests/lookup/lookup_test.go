@@ -258,7 +258,7 @@ func TestLookup(t *testing.T) {
 			t.Errorf("%s: %s, want %s", tt.src, got, tt.want)
 		}
 	}
-	// In a host's second session, the companion asks no question.
+	// A second session of a host must cause no further question.
 	asked := b.status().Lookups[0].Asked
 	if got := b.mail(b.connect("192.0.2.7")); got != refused || b.status().Lookups[0].Asked != asked {
 		t.Errorf("the second session: %s", got)

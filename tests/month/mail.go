@@ -29,7 +29,7 @@ type Kind struct {
 
 	Sessions, Turned            int // all sessions; sessions in which the filter gave a negative answer
 	Sent, AtOnce, Delayed, Lost int // messages with an existing recipient
-	Excused                     int // lost messages of senders whose kind has a reason in Tight
+	Excused                     int // lost messages that the tight preset may reject; see Tight
 	Junked, Nowhere             int // marked as junk; messages without an existing recipient
 	Logins, Refused             int // attempts with the right password; failures of such attempts
 	Bans                        int // bans of its hosts
@@ -64,7 +64,7 @@ func (k *Kind) note(c *simulate.Client) {
 // A message is a message in a mail server's queue.
 type message struct {
 	kind  *Kind // counts the message
-	tight bool  // the kind of the sender has a reason in Tight
+	tight bool  // the tight preset may reject the sender; see Tight
 	from  string
 	left  []string // recipients without a final reply
 	ask   bool     // request the recipient, but send no message

@@ -36,8 +36,8 @@ func (w *World) countBans() {
 
 // Failures returns the broken promises. The presets standard and open must not reject any message
 // or login of a legitimate client, or ban a legitimate host. The tight preset may reject or ban
-// legitimate clients only if their kind has a reason. A message may be delayed only for a reason in
-// Later.
+// legitimate clients only if their kind has a reason in the field Tight. A message may be delayed
+// only if its kind has a reason in the field Later.
 func (w *World) Failures(preset string) (list []string) {
 	for _, k := range w.Kinds {
 		fail := func(n int, what string) {

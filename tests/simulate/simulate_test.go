@@ -259,7 +259,7 @@ func TestObeys(t *testing.T) {
 		absent         string
 	}{
 		{phase: smtpd.Unknown, said: whole, mails: 2, rcptOK: 4},
-		{phase: smtpd.PhaseConnect, reply: permanent, said: "", refused: 1, gone: true, absent: "220 "}, // Serve converts it to a disconnect
+		{phase: smtpd.PhaseConnect, reply: permanent, said: "", refused: 1, gone: true, absent: "220 "}, // Serve converts this answer to a disconnect
 		{phase: smtpd.PhaseConnect, reply: disconnect, said: "", refused: 1, gone: true},
 		{phase: smtpd.PhaseEhlo, reply: permanent, said: "EHLO HELO NOOP MAIL RCPT RCPT DATA . RSET MAIL RCPT RCPT DATA . QUIT", refused: 1, mails: 2, rcptOK: 4, absent: "link-tls"},
 		{phase: smtpd.PhaseEhlo, reply: temporary, said: "EHLO QUIT", refused: 1},
@@ -321,7 +321,7 @@ func TestJunk(t *testing.T) {
 		{smtpd.PhaseMailFrom, true},
 		{smtpd.PhaseRcptTo, true},
 		{smtpd.PhaseData, true},
-		{smtpd.PhaseCommit, false}, // Serve never sends it, because smtpd would exit
+		{smtpd.PhaseCommit, false}, // Serve never sends this answer, because smtpd would exit
 	} {
 		h := &recorder{decide: goAway(tt.phase, smtp.Answer{Decision: smtp.Junk})}
 		if out := play(t, h, client(slices.Clone(script)...))[0]; out.Junked != tt.want || out.Mails != 1 {

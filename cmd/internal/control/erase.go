@@ -96,8 +96,8 @@ func EraseCommands(e Eraser) []Command {
 	}
 }
 
-// HashKey returns the hash key in a state directory. Without a key, no hashes exist that a search
-// could find, and the result is nil.
+// HashKey returns the hash key in a state directory. If there is no key, the records contain no
+// hashes, and the result is nil.
 func HashKey(dir string) ([]byte, error) {
 	key, err := privacy.ReadKey(dir)
 	if errors.Is(err, fs.ErrNotExist) {

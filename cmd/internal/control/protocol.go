@@ -151,10 +151,10 @@ type Status struct {
 	Lookups []dnslist.ListStatus `json:"lookups,omitempty"`
 	// Fleet is the name of this host and the fleet's key. It is nil without a fleet statement.
 	Fleet *FleetStatus `json:"fleet,omitempty"`
+	// Hosts is the status of the other hosts that share their state.
+	Hosts []share.HostStatus `json:"hosts,omitempty"`
 	// Source is the status of the log that scanwatch follow reads, possibly for a milter. It is nil
 	// if no log is read.
-	Hosts []share.HostStatus `json:"hosts,omitempty"`
-	// Source is the log that scanwatch follow reads, also for a milter; nil without it.
 	Source *SourceStatus `json:"source,omitempty"`
 	// Sandbox describes the active restrictions in the same words as the log.
 	Sandbox string `json:"sandbox,omitempty"`

@@ -358,7 +358,7 @@ func (s *Sharing) forgetFile(host string) {
 	delete(s.files, host)
 }
 
-// disown deletes the filter's rows from a host.
+// disown deletes the rows of another host from the filter.
 func (s *Sharing) disown(_ context.Context, a *Answer, args []string) error {
 	s.forgetFile(args[0])
 	return a.JSON(Dropped{args[0], s.Memory.Disown(args[0])})
@@ -496,8 +496,8 @@ func DisownAll(c *Client, hosts []string) error {
 
 // Limits is the answer to "fleet".
 type Limits struct {
-	// Waiting is set if the standing on other hosts has never arrived, so that the filter does
-	// not enforce their bans yet.
+	// Waiting is set if the standing on other hosts has never arrived. Until it arrives, the filter
+	// does not enforce their bans.
 	Waiting bool `json:"waiting"`
 	// Room is the maximum number of other hosts' rows, by bucket.
 	Room map[string]int `json:"room"`
@@ -512,8 +512,8 @@ func Fleet(c *Client, fingerprint string) (l Limits, err error) {
 // SendComplete announces that the filter has received the rows of all other hosts.
 func SendComplete(c *Client) error { return c.ask(new(struct{}), "complete") }
 
-// Rows returns this host's rows that have changed since the previous call, or all rows if
-// all is set. Times in rows are by this host's clock, plus skew in seconds.
+// Rows returns this host's rows that have changed since the previous call, or all rows if all is
+// set. Times in the rows are those of this host's clock, plus skew in seconds.
 func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
 	how := changes
 	if all {

@@ -475,8 +475,8 @@ func Passes(c *config.Config, rec *store.Record) *rules.Pass {
 	return c.Policy.Eval(Facts(c, rec)).Pass
 }
 
-// Facts returns the facts about the session's client at connect, excluding DNS lists' answers. The
-// session's source must be known.
+// Facts returns the facts about the session's client at connect, without the answers of DNS lists.
+// The session's source must be known.
 func Facts(c *config.Config, rec *store.Record) *rules.Facts {
 	addr := rec.Src.Addr().Unmap()
 	f := &rules.Facts{Phase: smtp.PhaseConnect, Now: rec.Start, Session: rec.ID, Src: addr, Dst: rec.Dst,

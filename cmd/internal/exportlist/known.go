@@ -164,8 +164,8 @@ func (b *builder) beginLater(all []store.Segment, from time.Time) bool {
 	return first.After(from)
 }
 
-// unknownSince returns the time since which the table lacks hosts with mail. If no host with mail
-// since recent is missing, the result is zero.
+// unknownSince returns the start of the period in which the table lacks hosts with mail. If no host
+// with mail since recent is missing, the result is zero.
 func (b *builder) unknownSince(recent time.Time) time.Time {
 	k := &b.known
 	if !k.hasForgotten(recent) {

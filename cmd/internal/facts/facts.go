@@ -341,7 +341,7 @@ func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, n
 	return rows, hosts, nil
 }
 
-// ofTable returns only the rows that are bans if bans is set, and only the other rows if not.
+// ofTable returns the rows that are bans. If bans is not set, it returns the other rows instead.
 func ofTable(rows []memory.Foreign, bans bool) []memory.Foreign {
 	return slices.DeleteFunc(rows, func(f memory.Foreign) bool { return (f.Bucket == memory.BansBucket) != bans })
 }

@@ -119,7 +119,7 @@ func (c *Console) update(always bool) {
 		}
 	}
 	offset, _ := c.table.GetOffset()
-	c.table.SetOffset(offset, 0) // a table that has grown would remain scrolled to its end
+	c.table.SetOffset(offset, 0) // otherwise, a table that grows would remain scrolled to its end
 	c.table.Select(at+1, 0)
 }
 

@@ -136,8 +136,8 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-// TestConsoleRefusal checks that the message names the command that bans a host in spite of a
-// refusal.
+// TestConsoleRefusal checks that a refusal to ban a host names the command that bans the host
+// anyway.
 func TestConsoleRefusal(t *testing.T) {
 	c := newTerminal(t, recordedView(t), 120, 24, "10.0.0.1 was not banned: its addresses are private; use --force to ban it")
 	c.press("/", "1", "9", "2", ".", "0", "Enter", "b", "y")

@@ -516,9 +516,9 @@ func (s *Server) Sendmail(stdin io.Reader, args ...string) error {
 }
 
 // Dial connects to a port of the server. from is the client's address, by default 127.0.0.1. This
-// address must not be one of the server's addresses. Loopback addresses connect to the server on
-// loopback, and all others to Addr4 or Addr6. smtpd queues five connections, and further concurrent
-// connections must wait for retransmissions.
+// address must not be one of the server's addresses. Clients with loopback addresses connect to the
+// server on loopback, and all others to Addr4 or Addr6. smtpd queues five connections. Further
+// concurrent connections must wait for retransmissions.
 func (s *Server) Dial(from string, port int) (*Client, error) {
 	if from == "" {
 		from = "127.0.0.1"
