@@ -235,6 +235,7 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 		m.renamed = false
 		m.Counters.rows.deleteFunc(func(counterKey) bool { return true })
 	}
+	m.saved, m.started = m.clock.saved, m.clock.row(now)
 	m.unread = false
 	m.Bans.log.restart()
 }

@@ -153,7 +153,6 @@ func (m *Memory) Announce() {
 // returned them. The value of a deleted row is nil. The times in rows are event times
 // plus skew, in seconds.
 func (m *Memory) Outgoing(n int, skew int64) (list []kv.Entry) {
-	m.keep()
 	for _, t := range sharedTables(m) {
 		for left := n - len(list); left > 0; {
 			some := min(left, chunk)

@@ -184,17 +184,23 @@ func (b *ban) after(unban *ban) bool {
 }
 
 // echo reports whether a row is one of this host's own that was sent back and must be
-// ignored. Either this host still has its own row, or its state is intact and it has
-// therefore deleted the row. Other hosts must then receive the row or the deletion
-// again.
-func echo(b *Bans, f *Foreign, old *ban, known bool) bool {
-	switch {
-	case len(f.Value) == 0 || b.name == "":
+// ignored. Either this host still has its own row, or it has not lost the row and has
+// therefore deleted it. Other hosts must then receive the row or the deletion again.
+func echo(b *Bans, f *Foreign, old *ban, known, changed bool, by int64) bool {
+	if len(f.Value) < banSize || b.name == "" || f.Partial && f.Origin == "" {
 		return false
-	case f.Origin == b.name:
-		return b.kept || known && old.flags&banForeign == 0
 	}
-	return f.Origin == "" && !f.Partial && b.kept && !known
+	var row ban
+	row.since = be.Uint32(f.Value)
+	row.shift(by)
+	deleted := !known && (changed || !b.lost(row.since))
+	switch f.Origin {
+	case "":
+		return deleted
+	case b.name:
+		return deleted || known && (b.kept || old.flags&banForeign == 0)
+	}
+	return false
 }
 
 // sentBackUnban returns f as a row of this host that has been sent back, if it is an unban that this
@@ -401,7 +407,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	old, known := s.own.live(p, now)
 	f = sentBackUnban(s.Bans, f, known)
-	if echo(s.Bans, f, &old, known) {
+	if changed, _ := s.own.outgoing(p); echo(s.Bans, f, &old, known, changed, by) {
 		s.own.resend(p)
 		return true
 	}
