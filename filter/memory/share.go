@@ -428,6 +428,7 @@ func LimitBan(value []byte, d time.Duration, observe bool) []byte {
 type BanRow struct {
 	Prefix       netip.Prefix
 	Since, Until int64 // seconds since 1970
+	Unbanned     int64 // time of an unsent unban before the ban, or 0
 	Rule         string
 	Revoked      bool
 	Manual       bool
@@ -446,8 +447,11 @@ func ReadBan(key, value []byte) (BanRow, bool) {
 	if !ok {
 		return BanRow{}, false
 	}
+	if b.flags&banForeign != 0 {
+		b.extra = 0
+	}
 	return BanRow{
-		Prefix: p, Since: int64(b.since), Until: int64(b.until), Rule: names.list[b.rule],
+		Prefix: p, Since: int64(b.since), Until: int64(b.until), Unbanned: int64(b.extra), Rule: names.list[b.rule],
 		Revoked: b.flags&banRevoked != 0, Manual: b.flags&banManual != 0,
 	}, true
 }
