@@ -428,7 +428,7 @@ func LimitBan(value []byte, d time.Duration, observe bool) []byte {
 type BanRow struct {
 	Prefix       netip.Prefix
 	Since, Until int64 // seconds since 1970
-	Unbanned     int64 // time of an unsent unban before the ban, or 0
+	Unbanned     int64 // time of an unsent unban before the ban, or of an unban that is sent again
 	Rule         string
 	Revoked      bool
 	Manual       bool

@@ -567,7 +567,11 @@ func (s sharedBans) combine(key []byte, values [][]byte, now uint32) (sum []byte
 
 func (s sharedBans) valid(key, value []byte, latest uint32) bool {
 	_, b, ok := s.rules.read(key, value)
-	return ok && b.since <= b.until && b.since <= latest && (b.flags&banForeign != 0 || b.extra <= b.since)
+	before := b.since // of the unban before a ban
+	if b.flags&banRevoked != 0 {
+		before = b.until
+	}
+	return ok && b.since <= b.until && b.since <= latest && (b.flags&banForeign != 0 || b.extra <= before)
 }
 
 func (sharedBans) room() int { return 0 }

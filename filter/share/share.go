@@ -367,11 +367,16 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 
 // setSeen sets the latest unban that this host knew of when it imposed the ban in one. If the ban
 // follows an unban of this host that was never sent, Seen becomes the stamp of that unban. If the
-// registers were lost, Seen is at least the start of the ban. old is the earlier register.
+// registers were lost, Seen is at least the start of the ban. An unban that is sent again gets a stamp
+// from its time, because a later stamp would end bans that were imposed since then. old is the
+// earlier register.
 func setSeen(r *Replica, key rowKey, one *Row, old *register, lost bool) {
 	one.Seen = r.unbanned(key)
 	b, ok := memory.ReadBan([]byte(key.key), []byte(one.Value))
 	if !ok || b.Revoked {
+		if ok && b.Unbanned != 0 {
+			one.Stamp = max(stampAt(r, key, b.Unbanned), old.stamp+1)
+		}
 		return
 	}
 	if b.Unbanned != 0 && !old.sentUnban(&b) {

@@ -122,3 +122,69 @@ func TestNoUnbanAtStart(t *testing.T) {
 		}
 	}
 }
+
+// TestUnbanSentAgain checks that an unban that is sent again, because its host and the server have
+// lost it, ends no ban that was imposed after the unban.
+func TestUnbanSentAgain(t *testing.T) {
+	for _, tt := range []struct{ first, later string }{
+		{"192.0.2.1/32", "192.0.2.1/32"},
+		{"192.0.2.0/24", "192.0.2.0/24"},
+		{"2001:db8::/64", "2001:db8::/64"},
+		{"2001:db8::/64", "2001:db8::25/128"},
+	} {
+		t.Run(fmt.Sprint(tt.first, " ", tt.later), func(t *testing.T) {
+			first, later := netip.MustParsePrefix(tt.first), netip.MustParsePrefix(tt.later)
+			f := newFleet(t, "mx1", "mx2", "mx3", "mx4")
+			for _, h := range f.hosts {
+				h.memory.UseKey([16]byte{1})
+			}
+			mx1, mx2, mx3, mx4 := f.hosts[0], f.hosts[1], f.hosts[2], f.hosts[3]
+			mx1.memory.Bans.AddPrefix(first, 24*time.Hour, "x", f.now.UnixMicro())
+			f.exchange()
+			old := mx1.replica.Rows("mx1")
+			f.now = f.now.Add(time.Minute)
+			mx3.memory.Bans.Revoke(first, false, f.now.UnixMicro())
+			mx3.memory.Bans.Disclaim(first, false, f.now.UnixMicro())
+			f.exchange()
+			f.exchange()
+			f.now = f.now.Add(time.Minute)
+			if first == later {
+				mx4.memory.Bans.AddPrefix(later, time.Hour, "new", f.now.UnixMicro())
+			} else {
+				named := &memory.Client{Addr: later.Addr(), Domain: "example.com"}
+				mx4.memory.Bans.Add(named, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "new", Session: 9}, f.now.UnixMicro())
+			}
+			rows := f.send(mx4)
+			mx2.replica = New("mx2", DefaultLimits()) // the ban of mx4 has not arrived
+			mx2.inbox = []batch{{"mx1", old}}
+			f.receive(mx2)
+			again := f.send(mx2)
+			if len(again) != 1 {
+				t.Fatalf("the unban is not sent again: %+v", again)
+			}
+			for _, h := range f.hosts {
+				if h != mx4 {
+					h.inbox = append(h.inbox, batch{"mx4", rows})
+				}
+				if h != mx2 {
+					h.inbox = append(h.inbox, batch{"mx2", again})
+				}
+			}
+			for range 3 {
+				f.now = f.now.Add(time.Second)
+				f.exchange()
+			}
+			for _, h := range f.hosts {
+				if _, ok := h.memory.Bans.Enforced(later, f.now.UnixMicro()); !ok {
+					t.Errorf("%s: the later ban has ended", h.name)
+				}
+			}
+			f.now = f.now.Add(2 * time.Hour)
+			for _, h := range f.hosts {
+				if b, ok := h.memory.Bans.Enforced(first, f.now.UnixMicro()); ok {
+					t.Errorf("%s: the unbanned ban is active: %+v", h.name, b)
+				}
+			}
+		})
+	}
+}
