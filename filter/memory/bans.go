@@ -29,9 +29,12 @@ type ban struct {
 	attempts     uint16 // connections during the latest ban
 	rule         uint16 // index into ruleNames
 	session      uint64
-	rejected     uint32 // of another host's ban: the time until which firewalls contain it; see Rejected
-	times        uint8  // consecutive offences on this host, including this one
-	flags        banFlags
+	// extra is, for another host's ban, the time until which firewalls contain it; see Rejected.
+	// For this host's ban, it is the time of an unsent unban before it; see unsentUnban. For
+	// this host's unban, it is the time of the unban if it is sent again; see sendAgain.
+	extra uint32
+	times uint8 // consecutive offences on this host, including this one
+	flags banFlags
 }
 
 type banFlags uint8
@@ -43,6 +46,7 @@ const (
 	banForeign                       // imposed or ended on another host
 	banListed                        // rests on a listing in a DNS list
 	banWithin                        // an unban also of all hosts and networks in the prefix
+	banExtra                         // only in values of this host's rows, which then include extra
 )
 
 // keepBan is the retention period of a ban after it ends, in seconds.
@@ -163,7 +167,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	k, at := c.Host(), b.clock.row(now)
 	old, known := b.own.hosts.live(k, at)
 	old.settle(at)
-	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
+	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1, extra: b.own.unsentUnban(k.Prefix(), &old, at)}
 	if r.Observe {
 		row.flags = banObserved
 	}
@@ -265,7 +269,8 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
 	row := ban{since: at, until: at + uint32(d/time.Second), rule: b.rules.number(reason), times: 1, flags: banManual}
-	if old, ok := b.own.get(p); ok && isSource(p) {
+	old, ok := b.own.get(p)
+	if row.extra = b.own.unsentUnban(p, &old, at); ok && isSource(p) {
 		row.last = old.last
 		if old.flags&banObserved == 0 && !old.active(at) {
 			row.times = min(old.times, 254) + 1
@@ -447,13 +452,14 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.since, by)
 	shiftTime(&b.until, by)
 	shiftTime(&b.last, by)
-	shiftTime(&b.rejected, by)
+	shiftTime(&b.extra, by)
 }
 
 // mergeBans merges a stored ban into a ban imposed since startup. The ban that ends
 // later is kept, but an enforced ban takes precedence over an observed one.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
+	unbanned := max(live.lastUnban(), stored.lastUnban())
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
 		if stored.until > live.until {
 			*live = stored
@@ -461,6 +467,9 @@ func mergeBans(live *ban, stored ban) {
 		live.times = times
 	} else if observed != 0 {
 		*live = stored
+	}
+	if live.flags&(banRevoked|banForeign) == 0 {
+		live.extra = min(unbanned, live.since)
 	}
 }
 
@@ -504,8 +513,8 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 	case out.Revoked:
 	case b.flags&banForeign == 0:
 		out.Firewall = out.Until
-	case b.rejected != 0 && p.IsSingleIP():
-		out.Firewall = c.event(min(b.until, b.rejected))
+	case b.extra != 0 && p.IsSingleIP():
+		out.Firewall = c.event(min(b.until, b.extra))
 	}
 	if out.Origin, out.Rule = splitOrigin(n.list[b.rule]); out.Revoked && b.flags&banForeign == 0 {
 		out.Origin = "" // this host has revoked another host's ban
@@ -524,9 +533,13 @@ func (n *ruleNames) value(b ban) (value []byte) {
 	value = be.AppendUint32(value, b.last)
 	value = be.AppendUint16(value, b.attempts)
 	value = be.AppendUint64(value, b.session)
-	value = append(value, b.times, byte(b.flags))
-	if b.flags&banForeign != 0 {
-		value = be.AppendUint32(value, b.rejected)
+	flags := b.flags
+	if flags&banForeign == 0 && b.extra != 0 {
+		flags |= banExtra
+	}
+	value = append(value, b.times, byte(flags))
+	if flags&(banForeign|banExtra) != 0 {
+		value = be.AppendUint32(value, b.extra)
 	}
 	return append(value, n.list[b.rule]...)
 }
@@ -541,11 +554,12 @@ func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
 		session: be.Uint64(v[14:]), times: v[22], flags: banFlags(v[23]),
 	}
 	rule := v[banSize:]
-	if b.flags&banForeign != 0 {
+	if b.flags&(banForeign|banExtra) != 0 {
 		if len(rule) < 4 {
 			return p, ban{}, false
 		}
-		b.rejected, rule = be.Uint32(rule), rule[4:]
+		b.extra, rule = be.Uint32(rule), rule[4:]
+		b.flags &^= banExtra
 	}
 	b.rule = n.number(string(rule))
 	return p, b, true

@@ -104,6 +104,17 @@ func (k *book) outgoing(p netip.Prefix) (changed, unsent bool) {
 	return changed, unsent
 }
 
+// unsentUnban returns the time of this host's latest unban of p, if other hosts may not know it,
+// or 0. old is the row that a ban replaces. The ban must include this time. Otherwise, an
+// offence soon after the unban would keep earlier bans on other hosts in effect.
+func (k *book) unsentUnban(p netip.Prefix, old *ban, at uint32) uint32 {
+	shared := k.hosts.outgoing != nil
+	if _, unsent := k.outgoing(p); shared && !unsent && old.ownUnban() {
+		return 0
+	}
+	return min(old.lastUnban(), at)
+}
+
 // resend causes other hosts to receive a row, or its deletion, again.
 func (k *book) resend(p netip.Prefix) {
 	switch {

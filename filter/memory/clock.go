@@ -53,7 +53,8 @@ type clock struct {
 	stepped time.Time
 	settle  bool // some bans may begin in the future; see ban.settle
 
-	adopted bool // the clock's row has been loaded or does not exist
+	adopted bool   // the clock's row has been loaded or does not exist
+	saved   uint32 // row time at which that row was written; 0 if there is none
 	written int64
 	dirty   bool
 
@@ -213,6 +214,7 @@ func (r clockRows) restore(key, value []byte, _ uint32) bool {
 	s, ok := readClock(key, value)
 	if ok {
 		r.adopt(s)
+		r.clock.saved = seconds(s.own)
 	}
 	return ok
 }

@@ -57,10 +57,10 @@ func (b *Bans) Rejected(e *Ban, now int64) {
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
 	row, ok := b.others.get(e.Prefix)
-	if !ok || !e.Prefix.IsSingleIP() || b.rules.imposed(&row) != e.Origin || row.rejected > at {
+	if !ok || !e.Prefix.IsSingleIP() || b.rules.imposed(&row) != e.Origin || row.extra > at {
 		return
 	}
-	row.rejected = at + inFirewalls
+	row.extra = at + inFirewalls
 	b.others.touch(e.Prefix, row)
 	b.log.add(e.Prefix)
 }
@@ -71,10 +71,10 @@ func (b *Bans) Withhold(p netip.Prefix) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	row, ok := b.others.get(p)
-	if !ok || row.rejected == 0 {
+	if !ok || row.extra == 0 {
 		return
 	}
-	row.rejected = 0
+	row.extra = 0
 	b.others.touch(p, row)
 	b.log.add(p)
 }

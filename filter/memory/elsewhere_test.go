@@ -76,7 +76,7 @@ func TestRejectedBan(t *testing.T) {
 		{"a forged row", func() {
 			row := from("mx2", 3*time.Hour, now+2e6)[0]
 			row.Value[banSize-1] |= byte(banForeign)
-			row.Value = slices.Insert(row.Value, banSize, 0xff, 0xff, 0xff, 0xff) // ban.rejected
+			row.Value = slices.Insert(row.Value, banSize, 0xff, 0xff, 0xff, 0xff) // ban.extra
 			receive(m, []Foreign{row})
 		}, true},
 		{"this host's own ban", func() { m.Bans.AddPrefix(p, 4*time.Hour, "r", now) }, false},

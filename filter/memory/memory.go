@@ -20,9 +20,10 @@ package memory
 //	secret     "hash"                           16 bytes
 //	           "name"                           the name of this host in its fleet
 //	bans       length of the prefix (1 byte),   since, until, last (4 each), attempts (2), session (8),
-//	           address (4 or 16)                times (1), flags (1), 0 (4) if another host has
-//	                                            ended the ban, then the rule
-//	otherbans  as in bans                       as in bans, but ban.rejected instead of 0, then the
+//	           address (4 or 16)                times (1), flags (1), ban.extra (4) if another
+//	                                            host has ended the ban or extra is not 0, then the
+//	                                            rule
+//	otherbans  as in bans                       as in bans, but always with ban.extra, then the
 //	                                            other host, 0 and the rule
 //	peers      kind (1), host (16) or hash      days of the first and last mail, last login, offence
 //	           (8 zeros, 8)                     and mail of our users, messages, days, senders (5
@@ -235,6 +236,7 @@ func (m *Memory) Load(entries iter.Seq[kv.Entry], now int64) {
 		m.renamed = false
 		m.Counters.rows.deleteFunc(func(counterKey) bool { return true })
 	}
+	m.saved, m.started = m.clock.saved, m.clock.row(now)
 	m.unread = false
 	m.Bans.log.restart()
 }

@@ -30,10 +30,12 @@ type hostName struct {
 	name      string // empty outside a fleet
 	nameDirty bool
 	// kept is set unless this host has lost the rows that other hosts know under
-	// this name. After the loss, other hosts can send its rows back until it first
-	// sends its own.
+	// this name.
 	kept    bool
 	renamed bool // other hosts know the stored rows under a different name
+	// saved and started are the times at which the stored rows were last written and
+	// at which they were loaded, or 0 if unknown; see lost.
+	saved, started uint32
 }
 
 // The keys of rows.
@@ -132,12 +134,14 @@ func (n *hostName) restoreName(stored string) {
 	n.renamed = n.name != "" && !n.kept
 }
 
-// keep records that this host sends rows, so that other hosts cannot send its former
-// rows back.
-func (s *shared) keep() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.kept = true
+// lost reports whether a row that was added at the given time may be missing because this
+// host's state was lost, or was restored from a backup. Otherwise, this host has deleted
+// the row. This run of the filter has lost none of its own rows.
+func (n *hostName) lost(since uint32) bool {
+	if n.kept && (n.saved == 0 || since <= n.saved) {
+		return false
+	}
+	return n.started == 0 || since <= n.started
 }
 
 // restore sets the key, and drops all rows whose hashes depend on the previous key.

@@ -153,7 +153,6 @@ func (m *Memory) Announce() {
 // returned them. The value of a deleted row is nil. The times in rows are event times
 // plus skew, in seconds.
 func (m *Memory) Outgoing(n int, skew int64) (list []kv.Entry) {
-	m.keep()
 	for _, t := range sharedTables(m) {
 		for left := n - len(list); left > 0; {
 			some := min(left, chunk)
@@ -429,6 +428,7 @@ func LimitBan(value []byte, d time.Duration, observe bool) []byte {
 type BanRow struct {
 	Prefix       netip.Prefix
 	Since, Until int64 // seconds since 1970
+	Unbanned     int64 // time of an unsent unban before the ban, or of an unban that is sent again
 	Rule         string
 	Revoked      bool
 	Manual       bool
@@ -447,8 +447,11 @@ func ReadBan(key, value []byte) (BanRow, bool) {
 	if !ok {
 		return BanRow{}, false
 	}
+	if b.flags&banForeign != 0 {
+		b.extra = 0
+	}
 	return BanRow{
-		Prefix: p, Since: int64(b.since), Until: int64(b.until), Rule: names.list[b.rule],
+		Prefix: p, Since: int64(b.since), Until: int64(b.until), Unbanned: int64(b.extra), Rule: names.list[b.rule],
 		Revoked: b.flags&banRevoked != 0, Manual: b.flags&banManual != 0,
 	}, true
 }

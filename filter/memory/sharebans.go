@@ -68,8 +68,10 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 		return p, row, false
 	}
 	rule := names.list[row.rule]
+	if row.flags&banForeign != 0 {
+		row.extra = 0
+	}
 	row.flags &^= banForeign
-	row.rejected = 0
 	row.shift(by)
 	row.last, row.attempts = 0, 0
 	if origin == "" {
@@ -77,6 +79,7 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 		return p, row, true
 	}
 	row.flags |= banForeign
+	row.extra = 0
 	row.times = 0 // only this host's offences count here
 	row.rule = b.rules.foreign(origin, strings.ReplaceAll(rule, originMark, ""))
 	return p, row, true
@@ -155,6 +158,17 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 // ownUnban reports whether the row holds an unban of this host.
 func (b *ban) ownUnban() bool { return b.flags&(banRevoked|banForeign) == banRevoked }
 
+// lastUnban returns the time of this host's latest unban in the row, or 0.
+func (b *ban) lastUnban() uint32 {
+	switch {
+	case b.ownUnban():
+		return b.until
+	case b.flags&banForeign != 0:
+		return 0
+	}
+	return b.extra
+}
+
 // again is accept for an unban that follows another one. A later one also clears the counts,
 // and other hosts do not receive it from here.
 func (old ban) again(n *arrival) (result ban, replaced, freed bool) {
@@ -166,6 +180,7 @@ func (old ban) again(n *arrival) (result ban, replaced, freed bool) {
 	if freed {
 		old.rule = n.row.rule
 		old.flags |= banForeign
+		old.extra = 0
 	}
 	old.flags |= within
 	old.until = max(old.until, until)
@@ -184,17 +199,23 @@ func (b *ban) after(unban *ban) bool {
 }
 
 // echo reports whether a row is one of this host's own that was sent back and must be
-// ignored. Either this host still has its own row, or its state is intact and it has
-// therefore deleted the row. Other hosts must then receive the row or the deletion
-// again.
-func echo(b *Bans, f *Foreign, old *ban, known bool) bool {
-	switch {
-	case len(f.Value) == 0 || b.name == "":
+// ignored. Either this host still has its own row, or it has not lost the row and has
+// therefore deleted it. Other hosts must then receive the row or the deletion again.
+func echo(b *Bans, f *Foreign, old *ban, known, changed bool, by int64) bool {
+	if len(f.Value) < banSize || b.name == "" || f.Partial && f.Origin == "" {
 		return false
-	case f.Origin == b.name:
-		return b.kept || known && old.flags&banForeign == 0
 	}
-	return f.Origin == "" && !f.Partial && b.kept && !known
+	var row ban
+	row.since = be.Uint32(f.Value)
+	row.shift(by)
+	deleted := !known && (changed || !b.lost(row.since))
+	switch f.Origin {
+	case "":
+		return deleted
+	case b.name:
+		return deleted || known && (b.kept || old.flags&banForeign == 0)
+	}
+	return false
 }
 
 // sentBackUnban returns f as a row of this host that has been sent back, if it is an unban that this
@@ -310,6 +331,38 @@ func (b *ban) end(f *Foreign, at uint32) bool {
 	return true
 }
 
+// unbannedBefore records an unban that is older than the ban in f, so that this host's counts from
+// before the unban do not add to later ones, and ends an older ban from a file.
+func unbannedBefore(b *Bans, p netip.Prefix, f *Foreign, by int64, now uint32) {
+	if len(f.Value) < banSize || f.unban() || f.Seen == 0 {
+		return
+	}
+	var unban ban
+	unban.since = be.Uint32(f.Value)
+	unban.shift(by)
+	unban.since = uint32(max(min(int64(unban.since), f.Seen+by, int64(now)), 1)) // not later than the ban
+	unban.until = unban.since
+	unban.flags, unban.rule = banRevoked|banForeign, b.rules.foreign(f.Origin, "")
+	if other, ok := b.others.get(p); ok && f.Partial && b.rules.imposed(&other) != f.Origin && !other.after(&unban) {
+		b.others.del(p)
+		b.log.add(p)
+	}
+	old, known := b.own.live(p, now)
+	_, unsent := b.own.outgoing(p)
+	if known && (!old.revokedBefore(&unban) || unsent && old.ownUnban()) || !known && !b.own.room(p) {
+		return
+	}
+	if unban.last = old.last; b.own.put(p, unban, now) {
+		b.log.add(p)
+		b.freed = append(b.freed, Freed{p, f.Origin})
+	}
+}
+
+// revokedBefore reports whether the row holds an earlier unban of a single prefix.
+func (b *ban) revokedBefore(unban *ban) bool {
+	return b.flags&(banRevoked|banWithin) == banRevoked && b.until+sameUnban < unban.until
+}
+
 // Disclaim causes other hosts to end the ban of p, even if it is not banned here. If
 // within is set, they end all bans in p. For an IPv6 address, they end all bans in its
 // /64. Disclaim returns false if this host does not belong to a fleet.
@@ -349,7 +402,7 @@ func (b *ban) revoke(at uint32) {
 		b.flags &^= banForeign | banObserved // other hosts must receive the unban
 	}
 	b.flags &^= banWithin
-	b.rejected = 0
+	b.extra = 0
 	b.flags |= banRevoked
 }
 
@@ -401,7 +454,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	old, known := s.own.live(p, now)
 	f = sentBackUnban(s.Bans, f, known)
-	if echo(s.Bans, f, &old, known) {
+	if changed, _ := s.own.outgoing(p); echo(s.Bans, f, &old, known, changed, by) {
 		s.own.resend(p)
 		return true
 	}
@@ -410,6 +463,8 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 		s.own.put(p, old, now)
 		s.log.add(p)
 		s.freed = append(s.freed, Freed{p, f.Origin})
+	} else if f.Ended {
+		unbannedBefore(s.Bans, p, f, by, now)
 	}
 	if len(f.Value) == 0 {
 		deleteForeign(s.Bans, p, f, by)
@@ -430,6 +485,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 			// The unban has been sent. If this host sent it again, for example after a
 			// correction of the clock, it would count as later than the ban.
 			old.flags |= banForeign
+			old.extra = 0
 			s.own.touch(p, old)
 		}
 		receiveForeign(s.Bans, f, &n)
@@ -467,7 +523,7 @@ func receiveForeign(b *Bans, f *Foreign, n *arrival) {
 		return
 	}
 	if known && old.rule == row.rule && (old.since == row.since || old.session != 0 && old.session == row.session) { // the same ban
-		row.rejected = old.rejected
+		row.extra = old.extra
 	}
 	row.last, row.attempts = old.last, old.attempts
 	if known && old == row {
@@ -511,7 +567,11 @@ func (s sharedBans) combine(key []byte, values [][]byte, now uint32) (sum []byte
 
 func (s sharedBans) valid(key, value []byte, latest uint32) bool {
 	_, b, ok := s.rules.read(key, value)
-	return ok && b.since <= b.until && b.since <= latest
+	before := b.since // of the unban before a ban
+	if b.flags&banRevoked != 0 {
+		before = b.until
+	}
+	return ok && b.since <= b.until && b.since <= latest && (b.flags&banForeign != 0 || b.extra <= before)
 }
 
 func (sharedBans) room() int { return 0 }

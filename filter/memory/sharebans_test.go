@@ -422,8 +422,8 @@ func TestIncomingBeforeLoad(t *testing.T) {
 // apart from the bans of this host, and that its times follow the clock.
 func TestForeignBanOnDisk(t *testing.T) {
 	var b ban
-	b.flags, b.since, b.until, b.rejected = banForeign, 1000, 2000, 3000
-	if b.shift(50); b.rejected != 3050 || b.until != 2050 {
+	b.flags, b.since, b.until, b.extra = banForeign, 1000, 2000, 3000
+	if b.shift(50); b.extra != 3050 || b.until != 2050 {
 		t.Errorf("%+v", b)
 	}
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
@@ -452,7 +452,7 @@ func TestEarlierLayout(t *testing.T) {
 		}{{banForeign, false}, {banForeign | banRevoked, true}, {banManual, true}, {banRevoked, true}} {
 			m := New()
 			names := newRuleNames()
-			row := ban{since: uint32(at(0) / 1e6), until: uint32(at(time.Hour) / 1e6), rule: names.number("r"), flags: tt.flags, rejected: 7}
+			row := ban{since: uint32(at(0) / 1e6), until: uint32(at(time.Hour) / 1e6), rule: names.number("r"), flags: tt.flags, extra: 7}
 			m.Load(slices.Values([]kv.Entry{{Bucket: BansBucket, Key: prefixKey(p), Value: names.value(row)}}), at(0))
 			got, ok := m.Bans.own.get(p)
 			if ok != tt.keep || ok && (got.flags != tt.flags || got.until != row.until) {

@@ -13,6 +13,7 @@ func sendAgain(b *Bans, p netip.Prefix, unban ban, n *arrival) bool {
 	later, ok := b.others.get(p)
 	if !n.partial && unban.flags&banForeign != 0 && (isSource(p) || unban.flags&banWithin == 0) && !(ok && later.active(n.at)) {
 		unban.flags &^= banForeign
+		unban.extra = unban.until // keeps its time; see BanRow
 		b.own.put(p, unban, n.at)
 	}
 	return true

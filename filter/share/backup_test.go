@@ -97,3 +97,57 @@ func TestUnbanSurvivesLosses(t *testing.T) {
 		}
 	}
 }
+
+// TestBansSurviveLosses checks that a ban remains in effect on all hosts after its host has lost its
+// state, or was restored from a backup.
+func TestBansSurviveLosses(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	for _, backup := range []bool{false, true} {
+		for _, restarted := range []bool{false, true} { // the companion
+			t.Run(fmt.Sprint("backup ", backup, " restarted ", restarted), func(t *testing.T) {
+				f := newFleet(t, "mx1", "mx2")
+				mx1 := f.hosts[0]
+				start := func(disk []kv.Entry) {
+					mx1.memory = memory.New()
+					mx1.memory.UseKey([16]byte{1})
+					mx1.memory.UseName("mx1")
+					mx1.memory.Follow()
+					mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
+					mx1.memory.Tick(f.now.UnixMicro())
+					mx1.memory.Announce()
+				}
+				start(nil)
+				var disk []kv.Entry
+				if backup {
+					disk = mx1.memory.Changes(1 << 20)
+				}
+				f.now = f.now.Add(time.Hour)
+				mx1.memory.Tick(f.now.UnixMicro())
+				mx1.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
+				f.exchange()
+				f.now = f.now.Add(time.Hour)
+				start(disk)
+				if restarted {
+					rows := mx1.replica.Rows("mx1")
+					mx1.replica = New("mx1", DefaultLimits())
+					if err := mx1.replica.Apply("mx1", rows, f.now); err != nil {
+						t.Fatal(err)
+					}
+				}
+				mx1.replica.Resend()
+				f.receive(mx1)
+				if rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now); len(rows) > 0 {
+					t.Errorf("sent: %+v", rows)
+				}
+				mx1.replica.Complete()
+				f.exchange()
+				f.exchange()
+				for _, h := range f.hosts {
+					if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
+						t.Errorf("%s has lost the ban", h.name)
+					}
+				}
+			})
+		}
+	}
+}

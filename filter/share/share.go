@@ -328,9 +328,9 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 // receive. Before the call, the memory must have processed all rows from Changed.
 func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row { return own(r, entries, now, false) }
 
-// OwnAgain is like Own, but for a Replica that has lost its registers. It is unknown
-// which unbans this host knew of when it imposed a ban, so the ban is compared with
-// unbans by its start time.
+// OwnAgain is like Own, but for a Replica that has lost its registers. The stamps of the
+// unbans that this host knew of when it imposed a ban are unknown, so the ban is compared
+// with unbans by its start time.
 func (r *Replica) OwnAgain(entries []kv.Entry, now time.Time) []Row {
 	return own(r, entries, now, true)
 }
@@ -351,10 +351,7 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 		default:
 			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
 			if ban {
-				one.Seen = r.unbanned(key)
-				if b, valid := memory.ReadBan(e.Key, e.Value); fresh && !ok && valid && !b.Revoked {
-					one.Seen = max(one.Seen, At(time.Unix(b.Since, 0)))
-				}
+				setSeen(r, key, &one, &old, fresh && !ok)
 			}
 			if r.put(self, &one, true) {
 				out = append(out, one)
@@ -366,6 +363,53 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 		}
 	}
 	return out
+}
+
+// setSeen sets the latest unban that this host knew of when it imposed the ban in one. If the ban
+// follows an unban of this host that was never sent, Seen becomes the stamp of that unban. If the
+// registers were lost, Seen is at least the start of the ban. An unban that is sent again gets a stamp
+// from its time, because a later stamp would end bans that were imposed since then. old is the
+// earlier register.
+func setSeen(r *Replica, key rowKey, one *Row, old *register, lost bool) {
+	one.Seen = r.unbanned(key)
+	b, ok := memory.ReadBan([]byte(key.key), []byte(one.Value))
+	if !ok || b.Revoked {
+		if ok && b.Unbanned != 0 {
+			one.Stamp = max(stampAt(r, key, b.Unbanned), old.stamp+1)
+		}
+		return
+	}
+	if b.Unbanned != 0 && !old.sentUnban(&b) {
+		one.Seen = max(one.Seen, stampAt(r, key, b.Unbanned))
+	}
+	if lost {
+		one.Seen = max(one.Seen, At(time.Unix(b.Since, 0)))
+	}
+	one.Stamp = max(one.Stamp, one.Seen)
+}
+
+// sentUnban reports whether the register of this host contains the unban before the ban b. After
+// a correction of the clock, the times of both have changed by the same amount.
+func (g *register) sentUnban(b *memory.BanRow) bool {
+	near := func(x, y int64) bool { return max(x-y, y-x) <= 2 } // times are converted between clocks
+	if g.ban.Revoked {
+		return near(g.ban.Until, b.Unbanned)
+	}
+	return g.ban.Unbanned != 0 && (near(g.ban.Unbanned, b.Unbanned) || near(g.ban.Since-g.ban.Unbanned, b.Since-b.Unbanned))
+}
+
+// stampAt returns a stamp for an unban at the given time, in seconds since 1970. It is later
+// than the unbans that were known to the hosts of all earlier bans, even if their clocks are ahead.
+func stampAt(r *Replica, key rowKey, at int64) Stamp {
+	s := At(time.Unix(at, 0))
+	if w := r.rows[key]; w != nil {
+		for i := range w.registers {
+			if g := &w.registers[i]; g.isBan() && g.ban.Since <= at {
+				s = max(s, g.known()+1)
+			}
+		}
+	}
+	return s
 }
 
 // returnBan is called after the memory has sent a ban or an unban. Changed then returns the merged
@@ -664,13 +708,21 @@ func (g *register) accepted(key rowKey) bool {
 // some other kind of row.
 func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
 
-// unban returns the stamp of the latest unban that the register's host knew of or
-// issued.
-func (g *register) unban() Stamp {
+// known returns the stamp of the latest unban that the register's host knew of or issued.
+func (g *register) known() Stamp {
 	if g.ban.Revoked {
 		return g.stamp
 	}
 	return g.seen
+}
+
+// unban is like known, but returns no stamp that OwnAgain has derived from a ban's start
+// time. There was no unban at that time, so earlier bans of other hosts remain.
+func (g *register) unban() Stamp {
+	if g.isBan() && g.seen == At(time.Unix(g.ban.Since, 0)) {
+		return At(time.Unix(g.ban.Unbanned, 0))
+	}
+	return g.known()
 }
 
 // unbanned returns the stamp of a prefix's latest unban. If the host that unbanned the
@@ -731,18 +783,18 @@ func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []
 func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	own, _ := r.register(key, r.hosts[r.self])
 	unban := r.unbanned(key)
-	ended = unban > max(w.passed, own.unban())
+	ended = unban > max(w.passed, own.known())
 	w.passed = unban
 	return ended
 }
 
 // seen returns the time of the latest unban that was known to a host when it imposed a
-// ban, or 0. Stamps that OwnAgain has derived from a ban's start time are ignored.
+// ban, or 0.
 func (w *row) seen() int64 {
 	var s Stamp
 	for i := range w.registers {
-		if g := &w.registers[i]; g.isBan() && g.seen > s && g.seen != At(time.Unix(g.ban.Since, 0)) {
-			s = g.seen
+		if g := &w.registers[i]; g.isBan() {
+			s = max(s, g.unban())
 		}
 	}
 	return int64(s >> 16 / 1000)

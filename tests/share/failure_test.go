@@ -227,14 +227,30 @@ func TestSabotage(t *testing.T) {
 	filterproc.Eventually(t, "mx2 rejects the third client", b.turnsAway("198.51.100.3"))
 }
 
-// TestGap stops a companion until the server has dropped messages that the companion has not read.
+// TestGap stops a companion until the server has dropped the messages that it needs. Before the
+// gap, the companion has read either a message or only the rows of the other host.
 func TestGap(t *testing.T) {
 	t.Parallel()
+	for _, message := range []bool{true, false} {
+		t.Run(fmt.Sprint("message ", message), func(t *testing.T) {
+			t.Parallel()
+			testGap(t, message)
+		})
+	}
+}
+
+func testGap(t *testing.T, message bool) {
 	s := newServer(t, "redis")
 	f := newFleet(t, s)
-	a, b := f.host("mx1", ""), f.host("mx2", "")
+	a := f.host("mx1", "")
 	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx1 has sent its ban", func() bool { return s.cli("xlen", "{scanwatch}:log:mx1") == "1\n" })
+	b := f.host("mx2", "")
 	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+	if message {
+		a.ban("198.51.100.4")
+		filterproc.Eventually(t, "mx2 rejects the fourth client", b.turnsAway("198.51.100.4"))
+	}
 	if err := b.companion.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

@@ -369,6 +369,15 @@ func deletions(rows []memory.Foreign, files []*File) (all []memory.Foreign) {
 	return all
 }
 
+// unbanned returns the time of the unban that precedes the ban in a row, or 0.
+func unbanned(r *share.Row) share.Stamp {
+	if r.Bucket != memory.BansBucket {
+		return 0
+	}
+	b, _ := memory.ReadBan([]byte(r.Key), []byte(r.Value))
+	return share.At(time.Unix(b.Unbanned, 0))
+}
+
 // unbans returns the times of the unbans in the file, in seconds since 1970.
 func (f *File) unbans() map[string]int64 {
 	times := make(map[string]int64)
@@ -382,7 +391,7 @@ func (f *File) unbans() map[string]int64 {
 
 // befriended returns only the bans in the file. An unban becomes the deletion of a ban.
 func (f *File) befriended() *File {
-	other := &File{Host: f.Host}
+	other := &File{Host: f.Host, Friend: true}
 	for _, row := range f.Rows {
 		switch {
 		case row.Bucket != memory.BansBucket:
@@ -407,12 +416,16 @@ func (f *File) entries() (list []kv.Entry) {
 // unban remains, because its host is assumed to know the unban. If the unban ended this very ban,
 // the clock of the ban's host is ahead, and the ban ends.
 func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []share.HostStatus, error) {
-	unbans := make(map[string][]*share.Row)
+	unbans := make(map[string][]share.Row)
 	for _, f := range files {
 		for i := range f.Rows {
-			if row := &f.Rows[i]; revoked(row) {
-				unbans[row.Key] = append(unbans[row.Key], row)
+			row := f.Rows[i]
+			if at := unbanned(&row); at != 0 && !f.Friend {
+				row.Stamp, row.Value = at, ""
+			} else if !revoked(&row) {
+				continue
 			}
+			unbans[row.Key] = append(unbans[row.Key], row)
 		}
 	}
 	r := share.New(files[0].Host, l)
@@ -421,6 +434,9 @@ func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []sh
 			row := &f.Rows[i]
 			if row.Bucket != memory.BansBucket || revoked(row) {
 				continue
+			}
+			if !f.Friend {
+				row.Seen = unbanned(row)
 			}
 			for _, u := range unbans[row.Key] {
 				if u.Stamp < row.Stamp && !memory.SameBan([]byte(row.Key), []byte(row.Value), []byte(u.Value)) {

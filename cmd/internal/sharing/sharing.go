@@ -265,14 +265,8 @@ func (s *Service) exchange(ctx context.Context) error {
 	if err := measure(ctx, s); err != nil { // must come first: the times in the rows are converted with the result
 		return failServer(s, "server", err)
 	}
-	for i := range all {
-		s.server.heard[all[i].host] = time.Now()
-		s.apply(&all[i])
-		if missed(s, &all[i]) {
-			if err := s.learn(ctx, all[i].host); err != nil {
-				return failServer(s, "read from the server", err)
-			}
-		}
+	if err := receiveAll(ctx, s, all); err != nil {
+		return failServer(s, "read from the server", err)
 	}
 	if err := s.handOver(); err != nil {
 		return s.failFilter("rows for the filter", err)
@@ -351,7 +345,7 @@ func enter(ctx context.Context, s *Service) (err error) {
 // server again. Rows that another host wrote under the same name are disputed.
 func readOwn(ctx context.Context, s *Service) error {
 	there := make(map[string]share.Stamp)
-	err := s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
+	_, err := s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
 		s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
 		for i := range rows {
 			there[field(&rows[i])] = rows[i].Stamp
@@ -370,7 +364,27 @@ func unusable(err error) bool {
 	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) || wrongType(err)
 }
 
-// missed reports whether messages of a host were missed. The server keeps only the latest messages.
+// receiveAll applies other hosts' messages. If messages of a host are missing, receiveAll reads all
+// rows of the host.
+func receiveAll(ctx context.Context, s *Service, all []received) error {
+	learned := make(map[string]bool)
+	for i := range all {
+		m := &all[i]
+		s.server.heard[m.host] = time.Now()
+		s.apply(m)
+		if learned[m.host] || !missed(s, m) { // the rows include the host's other messages in all
+			continue
+		}
+		if err := s.learn(ctx, m.host); err != nil {
+			return err
+		}
+		learned[m.host] = true
+	}
+	return nil
+}
+
+// missed reports whether a host's earlier messages are missing. The server keeps only the latest
+// messages.
 func missed(s *Service, m *received) bool {
 	if m.err != nil {
 		return false
@@ -445,9 +459,9 @@ func (s *Service) learn(ctx context.Context, host string) error {
 	if slices.Contains(s.fleet.Ignore, host) {
 		return nil
 	}
-	delete(s.latest, host)
 	s.apply(&received{host: host}) // so that the status lists even a host without rows
-	err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
+	newest, err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
+	s.latest[host] = newest // the next message may follow a gap
 	s.server.hear(host, s.server.last[host], s.skew)
 	if unusable(err) {
 		s.wrong[host] = err.Error()

@@ -269,18 +269,27 @@ func (s *server) skew(ctx context.Context) (time.Duration, error) {
 
 var errTooMany = fmt.Errorf("more than %d rows in the server", maxSnapshot)
 
-// snapshot calls use for a host's rows. Later changes are returned by read.
-func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row)) error {
+// snapshot calls use for a host's rows. Later changes are returned by read. newest is the position
+// of the host's latest message in these rows, or zero if its stream has no valid message.
+func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row)) (newest position, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 12*requestTimeout)
 	defer cancel()
-	newest, err := s.client.Do(ctx, s.client.B().Xrevrange().Key(logKey(host)).End("+").Start("-").Count(1).Build()).AsXRange()
+	log, err := s.client.Do(ctx, s.client.B().Xrevrange().Key(logKey(host)).End("+").Start("-").Count(1).Build()).AsXRange()
 	if err != nil {
-		return err
+		return newest, err
 	}
 	s.last[host] = "0-0"
-	if len(newest) > 0 {
-		s.last[host] = newest[0].ID
+	if len(log) > 0 {
+		s.last[host] = log[0].ID
+		if m, err := decode(s.key, host, []byte(log[0].FieldValues["rows"])); err == nil {
+			newest = position{m.run, m.number}
+		}
 	}
+	return newest, s.rows(ctx, host, use)
+}
+
+// rows calls use for a host's rows.
+func (s *server) rows(ctx context.Context, host string, use func([]share.Row)) error {
 	read := 0
 	for cursor := uint64(0); ; {
 		e, err := s.client.Do(ctx, s.client.B().Hscan().Key(rowsKey(host)).Cursor(cursor).Count(rowsPerMessage).Build()).AsScanEntry()

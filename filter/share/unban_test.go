@@ -1,0 +1,190 @@
+package share
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/kv"
+	"scanwatch/rules"
+)
+
+// TestUnbanBeforeBan checks that an unban ends the earlier bans on other hosts, and clears their
+// counts, even if its host bans the prefix again before it has sent the unban.
+func TestUnbanBeforeBan(t *testing.T) {
+	client := &memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}
+	window := rules.Window{Evidence: rules.AuthFailure, Window: 24 * time.Hour, By: rules.BySrc}
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		for _, how := range []string{"", "filter restarted", "registers lost"} {
+			t.Run(fmt.Sprint(prefix, " ", how), func(t *testing.T) {
+				p := netip.MustParsePrefix(prefix)
+				f := newFleet(t, "mx1", "mx2", "mx3")
+				mx1, mx2, mx3 := f.hosts[0], f.hosts[1], f.hosts[2]
+				mx3.memory.Counters.Watch([]rules.Window{window})
+				mx2.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
+				f.exchange()
+				mx3.memory.Counters.Add(client, rules.AuthFailure, f.now.UnixMicro())
+				f.now = f.now.Add(time.Minute)
+				mx1.memory.Bans.Revoke(p, false, f.now.UnixMicro())
+				f.now = f.now.Add(time.Minute)
+				mx1.memory.Bans.AddPrefix(p, time.Hour, "own", f.now.UnixMicro())
+				if how != "" {
+					disk := mx1.memory.Changes(1 << 20)
+					slices.SortStableFunc(disk, func(a, b kv.Entry) int {
+						return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
+					})
+					mx1.memory = memory.New()
+					mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
+					mx1.memory.Announce()
+				}
+				if how == "registers lost" {
+					mx1.replica = New("mx1", DefaultLimits())
+					rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now)
+					for _, h := range []*host{mx2, mx3} {
+						h.inbox = append(h.inbox, batch{"mx1", rows})
+					}
+				}
+				f.exchange()
+				f.exchange()
+				for _, h := range f.hosts {
+					if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
+						t.Errorf("%s: the later ban has ended", h.name)
+					}
+				}
+				if n, _ := mx3.memory.Counters.Count(client, window, f.now.UnixMicro()); n != 0 {
+					t.Errorf("mx3 counts %d events from before the unban", n)
+				}
+				mx3.memory.Counters.Add(client, rules.AuthFailure, f.now.UnixMicro())
+				mx3.replica.Resend()
+				f.exchange()
+				if n, _ := mx3.memory.Counters.Count(client, window, f.now.UnixMicro()); n != 1 {
+					t.Errorf("mx3 counts %d events from after the unban, want 1", n)
+				}
+				f.now = f.now.Add(2 * time.Hour)
+				for _, h := range f.hosts {
+					if b, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); ok {
+						t.Errorf("%s: the earlier ban is still active: %+v", h.name, b)
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestUnbanSentOnce checks that a longer ban after a sent unban does not end other hosts' bans from
+// after that unban.
+func TestUnbanSentOnce(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	f := newFleet(t, "mx1", "mx2")
+	mx1, mx2 := f.hosts[0], f.hosts[1]
+	mx1.memory.Bans.AddPrefix(p, time.Hour, "x", f.now.UnixMicro())
+	mx1.memory.Bans.Revoke(p, false, f.now.UnixMicro())
+	mx1.memory.Bans.AddPrefix(p, time.Hour, "x", f.now.UnixMicro())
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	mx2.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	mx1.memory.Bans.AddPrefix(p, 2*time.Hour, "x", f.now.UnixMicro())
+	f.exchange()
+	f.exchange()
+	f.now = f.now.Add(3 * time.Hour)
+	for _, h := range f.hosts {
+		if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
+			t.Errorf("%s: the ban of mx2 has ended", h.name)
+		}
+	}
+}
+
+// TestNoUnbanAtStart checks that a host that joins a fleet, or has lost its registers, ends no ban of
+// another host with its own later ban of the same prefix.
+func TestNoUnbanAtStart(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	mx1, mx2 := f.hosts[0], f.hosts[1]
+	mx2.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	mx1.memory.Bans.AddPrefix(p, time.Hour, "own", f.now.UnixMicro())
+	rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now)
+	for _, h := range f.hosts[1:] {
+		h.inbox = append(h.inbox, batch{"mx1", rows})
+	}
+	f.exchange()
+	f.exchange()
+	f.now = f.now.Add(2 * time.Hour)
+	for _, h := range f.hosts {
+		if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
+			t.Errorf("%s: the ban of mx2 has ended", h.name)
+		}
+	}
+}
+
+// TestUnbanSentAgain checks that an unban that is sent again, because its host and the server have
+// lost it, ends no ban that was imposed after the unban.
+func TestUnbanSentAgain(t *testing.T) {
+	for _, tt := range []struct{ first, later string }{
+		{"192.0.2.1/32", "192.0.2.1/32"},
+		{"192.0.2.0/24", "192.0.2.0/24"},
+		{"2001:db8::/64", "2001:db8::/64"},
+		{"2001:db8::/64", "2001:db8::25/128"},
+	} {
+		t.Run(fmt.Sprint(tt.first, " ", tt.later), func(t *testing.T) {
+			first, later := netip.MustParsePrefix(tt.first), netip.MustParsePrefix(tt.later)
+			f := newFleet(t, "mx1", "mx2", "mx3", "mx4")
+			for _, h := range f.hosts {
+				h.memory.UseKey([16]byte{1})
+			}
+			mx1, mx2, mx3, mx4 := f.hosts[0], f.hosts[1], f.hosts[2], f.hosts[3]
+			mx1.memory.Bans.AddPrefix(first, 24*time.Hour, "x", f.now.UnixMicro())
+			f.exchange()
+			old := mx1.replica.Rows("mx1")
+			f.now = f.now.Add(time.Minute)
+			mx3.memory.Bans.Revoke(first, false, f.now.UnixMicro())
+			mx3.memory.Bans.Disclaim(first, false, f.now.UnixMicro())
+			f.exchange()
+			f.exchange()
+			f.now = f.now.Add(time.Minute)
+			if first == later {
+				mx4.memory.Bans.AddPrefix(later, time.Hour, "new", f.now.UnixMicro())
+			} else {
+				named := &memory.Client{Addr: later.Addr(), Domain: "example.com"}
+				mx4.memory.Bans.Add(named, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "new", Session: 9}, f.now.UnixMicro())
+			}
+			rows := f.send(mx4)
+			mx2.replica = New("mx2", DefaultLimits()) // the ban of mx4 has not arrived
+			mx2.inbox = []batch{{"mx1", old}}
+			f.receive(mx2)
+			again := f.send(mx2)
+			if len(again) != 1 {
+				t.Fatalf("the unban is not sent again: %+v", again)
+			}
+			for _, h := range f.hosts {
+				if h != mx4 {
+					h.inbox = append(h.inbox, batch{"mx4", rows})
+				}
+				if h != mx2 {
+					h.inbox = append(h.inbox, batch{"mx2", again})
+				}
+			}
+			for range 3 {
+				f.now = f.now.Add(time.Second)
+				f.exchange()
+			}
+			for _, h := range f.hosts {
+				if _, ok := h.memory.Bans.Enforced(later, f.now.UnixMicro()); !ok {
+					t.Errorf("%s: the later ban has ended", h.name)
+				}
+			}
+			f.now = f.now.Add(2 * time.Hour)
+			for _, h := range f.hosts {
+				if b, ok := h.memory.Bans.Enforced(first, f.now.UnixMicro()); ok {
+					t.Errorf("%s: the unbanned ban is active: %+v", h.name, b)
+				}
+			}
+		})
+	}
+}
