@@ -63,7 +63,7 @@ func play(t testing.TB, in []byte) (records []*store.Record, log []string) {
 }
 
 // render formats records as text. render omits fields that differ between runs: ids, times, ports
-// of clients, ciphers, and sizes to which any of these contribute.
+// of clients, ciphers, and sizes that depend on one of these.
 func render(t testing.TB, records []*store.Record) string {
 	var b strings.Builder
 	for i, r := range records {

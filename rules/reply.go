@@ -10,8 +10,8 @@ import (
 // reference stands for the session id in the text of a reply.
 const reference = "$session"
 
-// Temporary returns a permanent reply with a temporary code in place of its code. To disconnect a
-// client, the code is 421, because smtpd closes the connection only after 421.
+// Temporary returns the text of a reply with a temporary code in place of its permanent code. To
+// disconnect a client, the code is 421, because smtpd closes the connection only after 421.
 func Temporary(text string, d smtp.Decision) string {
 	if text == "" || text[0] != '5' {
 		return text

@@ -65,7 +65,7 @@ func (h *held) arm() {
 	}
 	wait := time.Until(h.answers[0].due)
 	if h.timer == nil {
-		h.timer = time.AfterFunc(wait, h.send) // send may run in its own goroutine, because it only writes complete lines
+		h.timer = time.AfterFunc(wait, h.send) // safe: send only writes complete lines and calls no other code
 	} else {
 		h.timer.Reset(wait)
 	}
