@@ -252,17 +252,17 @@ func (l *Log) next() (line line, err error) {
 // incomplete, the log ends after the last complete line.
 func (l *Log) readLine() error {
 	s, err := l.in.ReadSlice('\n')
-	l.lineBytes += len(s)
-	long := false
+	n, long := len(s), false
 	for errors.Is(err, bufio.ErrBufferFull) {
 		long = true
 		s, err = l.in.ReadSlice('\n')
-		l.lineBytes += len(s)
+		n += len(s)
 	}
+	l.lineBytes += n
 	if l.cut = errors.Is(err, io.ErrUnexpectedEOF); l.cut {
 		return io.EOF
 	}
-	if err != nil && (!errors.Is(err, io.EOF) || l.lineBytes == 0) {
+	if err != nil && (!errors.Is(err, io.EOF) || n == 0) {
 		return err
 	}
 	if long {

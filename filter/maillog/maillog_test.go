@@ -358,6 +358,7 @@ func FuzzLine(f *testing.F) {
 	f.Add([]byte("<22>1 2026-11-21T10:31:02.123456-02:00 mx smtpd 4711 - [a b=\"c\"] 0123456789abcdef smtp disconnected reason=quit"))
 	f.Add([]byte("2026-11-21T10:31:02 mx smtpd: 0123456789abcdef mta delivery evpid=905b8b968a5f352a from=<a@b> to=<x@y> rcpt=<-> source=\"a\" relay=\"b\" delay=1s result=\"Ok\" stat=\"\""))
 	f.Add([]byte("__REALTIME_TIMESTAMP=1\nSYSLOG_IDENTIFIER=smtpd\nMESSAGE\n\x01\x00\x00\x00\x00\x00\x00\x00x\n\n"))
+	f.Add([]byte("__REALTIME_TIMESTAMP=\n\n\n")) // an empty line without an entry, at the end
 	f.Fuzz(func(t *testing.T, data []byte) {
 		logs, err := Open([]string{"-"}, bytes.NewReader(data), now, time.UTC)
 		if err != nil {
