@@ -216,6 +216,18 @@ func (c *Case) forged(confidence string) string {
 	return Medium
 }
 
+// toolGreeting returns the confidence of a row about a greeting of a tool, a botnet or a scanning
+// organisation, or "" if the greeting proves nothing.
+//
+// A pattern can match any host name with the same first label. If the client proves that it may use
+// the name, the resemblance proves nothing.
+func (c *Case) toolGreeting(row *lookup.Row) string {
+	if row.IsPattern() && c.provenHelo() {
+		return ""
+	}
+	return row.Confidence
+}
+
 // listedGreeting reports a greeting that is in the shipped lists.
 func listedGreeting(c *Case) {
 	if !c.greets() || !c.NewHelo {
@@ -237,7 +249,11 @@ func listedGreeting(c *Case) {
 			if confidence := c.forged(row.Confidence); confidence != "" && !c.anyName() && !c.provenHelo() {
 				c.findRow(row, "helo", c.Helo, confidence)
 			}
-		case !c.anyName() || row.Evidence == "botnet-helo" || row.Evidence == "scanner":
+		case row.Evidence == "botnet-helo" || row.Evidence == "scanner":
+			if confidence := c.toolGreeting(row); confidence != "" {
+				c.findRow(row, "helo", c.Helo, confidence)
+			}
+		case !c.anyName():
 			confidence := ""
 			if row.Evidence == "cloud" {
 				confidence = Low // a provider's name does not show who rents the host

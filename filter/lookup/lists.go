@@ -79,6 +79,12 @@ const rentedDays = 90
 // provider. If a scanning organisation publishes a network as its own, the network is not rented.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
+// IsPattern reports whether the row's value is a regular expression.
+func (r *Row) IsPattern() bool {
+	_, pattern := rowPattern(r)
+	return pattern
+}
+
 // ConfidenceAt returns the row's confidence at time t. A row about a rented address has low
 // confidence after 90 days.
 func (r *Row) ConfidenceAt(t time.Time) string {
