@@ -137,7 +137,10 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 	if confidence != "" {
 		f.Confidence = confidence
 	}
-	if c.Submission && (by == "cidr" || by == "asn") {
+	switch {
+	case row.Class == "tester":
+		f.Confidence = Low // the postmaster may have started the test
+	case c.Submission && (by == "cidr" || by == "asn"):
 		f.Confidence = Low // users also log in from listed networks
 	}
 	if f.Evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
@@ -220,10 +223,15 @@ func (c *Case) forged(confidence string) string {
 // organisation, or "" if the greeting proves nothing.
 //
 // A pattern can match any host name with the same first label. If the client proves that it may use
-// the name, the resemblance proves nothing.
+// the name, the resemblance proves nothing. Any client can greet with a name in the domain of a
+// scanning organisation, so the confidence is low unless the greeting is proven.
 func (c *Case) toolGreeting(row *lookup.Row) string {
-	if row.IsPattern() && c.provenHelo() {
+	proven := c.provenHelo()
+	switch {
+	case proven && row.IsPattern():
 		return ""
+	case !proven && row.Evidence == "scanner" && row.Value[0] == '.':
+		return Low
 	}
 	return row.Confidence
 }
