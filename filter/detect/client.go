@@ -224,10 +224,14 @@ func (c *Case) forged(confidence string) string {
 //
 // A pattern can match any host name with the same first label. If the client proves that it may use
 // the name, the resemblance proves nothing. Any client can greet with a name in the domain of a
-// scanning organisation, so the confidence is low unless the greeting is proven.
+// scanning organisation, so the confidence is low unless the greeting is proven. If a private suffix
+// follows the name of a tool, and the client has a proven name, the confidence is also low: an
+// owner may have given a mail server the name of a tool by coincidence.
 func (c *Case) toolGreeting(row *lookup.Row) string {
 	proven := c.provenHelo()
 	switch {
+	case len(c.ProvenName()) > 0 && lookup.PrivateName(c.Helo) && !row.IsPattern():
+		return Low
 	case proven && row.IsPattern():
 		return ""
 	case !proven && row.Evidence == "scanner" && row.Value[0] == '.':
@@ -361,8 +365,10 @@ func rejectedGreeting(c *Case) {
 	c.find(Finding{Evidence: evidence, By: "helo", Proof: c.Event.Text, Confidence: Medium})
 }
 
-// literal parses an address, either bare or as a literal (RFC 5321 section 4.1.3).
+// literal parses an address, either bare or as a literal (RFC 5321 section 4.1.3). The text may end
+// with a dot.
 func literal(b []byte) (netip.Addr, bool) {
+	b = bytes.TrimSuffix(b, []byte{'.'})
 	if n := len(b); n > 1 && b[0] == '[' && b[n-1] == ']' {
 		b = b[1 : n-1]
 	}
