@@ -43,6 +43,8 @@ func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 	case smtp.EventCommand:
 		switch {
 		case ev.Cause == smtp.CauseFilter:
+		case ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported && s.track.Submission:
+			// A mail program without STARTTLS repeats its login until its user corrects the settings.
 		case ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported:
 			p.memory.Counters.Add(&p.client, rules.AuthUnsupported, ev.Time)
 		case ev.Verb == smtp.VerbUnknown && string(ev.Text) != smtp.Masked:

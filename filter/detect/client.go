@@ -137,7 +137,10 @@ func (c *Case) findRow(row *lookup.Row, by string, proof []byte, confidence stri
 	if confidence != "" {
 		f.Confidence = confidence
 	}
-	if c.Submission && (by == "cidr" || by == "asn") {
+	switch {
+	case row.Class == "tester":
+		f.Confidence = Low // the postmaster may have started the test
+	case c.Submission && (by == "cidr" || by == "asn"):
 		f.Confidence = Low // users also log in from listed networks
 	}
 	if f.Evidence&(rules.Scanner|rules.Cloud|rules.BotnetHelo) != 0 {
@@ -216,6 +219,27 @@ func (c *Case) forged(confidence string) string {
 	return Medium
 }
 
+// toolGreeting returns the confidence of a row about a greeting of a tool, a botnet or a scanning
+// organisation, or "" if the greeting proves nothing.
+//
+// A pattern can match any host name with the same first label. If the client proves that it may use
+// the name, the resemblance proves nothing. Any client can greet with a name in the domain of a
+// scanning organisation, so the confidence is low unless the greeting is proven. If a private suffix
+// follows the name of a tool, and the client has a proven name, the confidence is also low: an
+// owner may have given a mail server the name of a tool by coincidence.
+func (c *Case) toolGreeting(row *lookup.Row) string {
+	proven := c.provenHelo()
+	switch {
+	case len(c.ProvenName()) > 0 && lookup.PrivateName(c.Helo) && !row.IsPattern():
+		return Low
+	case proven && row.IsPattern():
+		return ""
+	case !proven && row.Evidence == "scanner" && row.Value[0] == '.':
+		return Low
+	}
+	return row.Confidence
+}
+
 // listedGreeting reports a greeting that is in the shipped lists.
 func listedGreeting(c *Case) {
 	if !c.greets() || !c.NewHelo {
@@ -237,7 +261,11 @@ func listedGreeting(c *Case) {
 			if confidence := c.forged(row.Confidence); confidence != "" && !c.anyName() && !c.provenHelo() {
 				c.findRow(row, "helo", c.Helo, confidence)
 			}
-		case !c.anyName() || row.Evidence == "botnet-helo" || row.Evidence == "scanner":
+		case row.Evidence == "botnet-helo" || row.Evidence == "scanner":
+			if confidence := c.toolGreeting(row); confidence != "" {
+				c.findRow(row, "helo", c.Helo, confidence)
+			}
+		case !c.anyName():
 			confidence := ""
 			if row.Evidence == "cloud" {
 				confidence = Low // a provider's name does not show who rents the host
@@ -337,8 +365,10 @@ func rejectedGreeting(c *Case) {
 	c.find(Finding{Evidence: evidence, By: "helo", Proof: c.Event.Text, Confidence: Medium})
 }
 
-// literal parses an address, either bare or as a literal (RFC 5321 section 4.1.3).
+// literal parses an address, either bare or as a literal (RFC 5321 section 4.1.3). The text may end
+// with a dot.
 func literal(b []byte) (netip.Addr, bool) {
+	b = bytes.TrimSuffix(b, []byte{'.'})
 	if n := len(b); n > 1 && b[0] == '[' && b[n-1] == ']' {
 		b = b[1 : n-1]
 	}

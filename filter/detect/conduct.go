@@ -45,7 +45,11 @@ func otherProtocol(c *Case) {
 	if evidence == rules.UnknownCommand && (c.State.Evidence|c.State.Weak)&foreign != 0 {
 		return // ignore further lines in that protocol
 	}
-	c.find(Finding{Evidence: evidence, By: "command", Proof: ev.Text, Confidence: High})
+	confidence := High
+	if c.Submission && (evidence | c.State.Weak).Has(rules.TalksTLS) && evidence&(rules.TalksTLS|rules.TalksBinary) != 0 {
+		confidence = Low // a mail program may start TLS immediately, without STARTTLS
+	}
+	c.find(Finding{Evidence: evidence, By: "command", Proof: ev.Text, Confidence: confidence})
 }
 
 // rejectedCommand reports a command that the server rejected because it is out of
@@ -59,6 +63,9 @@ func rejectedCommand(c *Case) {
 			return
 		}
 		f.Evidence, f.Confidence = rules.AuthUnsupported, High
+		if c.Submission {
+			f.Confidence = Low // a mail program may be set up without STARTTLS
+		}
 	case smtp.VerbMail, smtp.VerbRcpt:
 		switch {
 		case ev.Cause == smtp.CauseOrder && !c.Greeted:

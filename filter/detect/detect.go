@@ -40,7 +40,7 @@ type State struct {
 	Abused   bool           // the client has behaved as mail servers never do
 
 	Relay       uint32 // distinct recipients rejected because they are not local or have a source route
-	Unsupported uint32 // AUTH commands on a listener without AUTH
+	Unsupported uint32 // AUTH commands on a listener without AUTH, except on a submission port
 
 	Rcpt     RcptClass // class of the latest EventRcpt
 	Repeated bool      // the latest missing or foreign recipient was requested before

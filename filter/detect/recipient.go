@@ -47,7 +47,7 @@ func (st *State) observe(c *Case) {
 	case smtp.EventCommit, smtp.EventRollback:
 		st.tx = mailboxes{}
 	case smtp.EventCommand:
-		if ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported && !c.Exempt() {
+		if ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported && !c.Exempt() && !c.Submission {
 			st.Unsupported++
 		}
 	case smtp.EventRcpt:

@@ -41,8 +41,10 @@ func (s *Site) OwnAddr(a netip.Addr) bool {
 }
 
 // OwnName reports whether name is one of the server's names. The server's names are the name in its
-// greeting, the site name in smtpd.conf(5), and the names in own-name statements.
+// greeting, the site name in smtpd.conf(5), and the names in own-name statements. The name may end
+// with a dot.
 func (s *Site) OwnName(name []byte) bool {
+	name = bytes.TrimSuffix(name, []byte{'.'})
 	if len(name) == 0 {
 		return false
 	}

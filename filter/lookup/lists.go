@@ -79,6 +79,12 @@ const rentedDays = 90
 // provider. If a scanning organisation publishes a network as its own, the network is not rented.
 func (r *Row) Rented() bool { return !r.expires.IsZero() }
 
+// IsPattern reports whether the row's value is a regular expression.
+func (r *Row) IsPattern() bool {
+	_, pattern := rowPattern(r)
+	return pattern
+}
+
 // ConfidenceAt returns the row's confidence at time t. A row about a rented address has low
 // confidence after 90 days.
 func (r *Row) ConfidenceAt(t time.Time) string {
@@ -170,6 +176,9 @@ func (l *Lists) Word(name []byte) *Row {
 // A client can greet with any name. The row allow therefore rules out only the evidence that the
 // client is a rented host. If the name is forged, allow is nil.
 //
+// The name of a tool also matches with a private suffix, such as .local, which the tool's computer
+// may have added.
+//
 // If the client has sent a greeting without a name, name is empty. Helo must not be called for a
 // client that has not greeted.
 func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
@@ -178,12 +187,33 @@ func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	if scanner = l.scannerHelo.find(name); scanner != nil && l.ScannerMail(name) {
 		scanner = nil
 	}
+	if computer := withoutPrivateSuffix(name); computer != nil {
+		bot, scanner = l.botHelo.tool(computer, bot), l.scannerHelo.tool(computer, scanner)
+	}
 	allow = l.allowHelo.find(name)
 	if bot != nil && bot.Evidence == heloForged {
 		// .google.com is a legitimate greeting, but google.com alone is not.
 		allow = nil
 	}
 	return bot, scanner, allow
+}
+
+// privateSuffixes lists the endings that systems append to the name of a computer without a domain.
+var privateSuffixes = [...]string{".local", ".lan", ".localdomain", ".home", ".internal"}
+
+// PrivateName reports whether a greeting is a computer's name with a private suffix, such as .local.
+func PrivateName(name []byte) bool {
+	return withoutPrivateSuffix(bytes.TrimSuffix(name, []byte("."))) != nil
+}
+
+// withoutPrivateSuffix returns a computer's name without its private suffix, or nil if the name has
+// no such suffix or more than two labels.
+func withoutPrivateSuffix(name []byte) []byte {
+	i := bytes.IndexByte(name, '.')
+	if i <= 0 || !slices.ContainsFunc(privateSuffixes[:], func(s string) bool { return strings.EqualFold(s, string(name[i:])) }) {
+		return nil
+	}
+	return name[:i]
 }
 
 // Line returns the row that matches a line from a client, or nil. A row without evidence only
@@ -209,6 +239,17 @@ func (g *greetings) find(name []byte) *Row {
 		return matched
 	}
 	return named
+}
+
+// tool returns the row about a tool with exactly the given name, or otherwise the row found so far.
+func (g *greetings) tool(name []byte, found *Row) *Row {
+	if found != nil && strength(found) == strongest {
+		return found
+	}
+	if row, _ := g.names.LookupBytes(name); row != nil && row.Class == "tool" && strength(row) == strongest {
+		return row
+	}
+	return found
 }
 
 func newLists(rows []*Row) (*Lists, error) {

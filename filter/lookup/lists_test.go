@@ -28,6 +28,7 @@ func builtin(tb testing.TB) *Lists {
 // patternExamples contains a text that matches for each pattern in the lists.
 var patternExamples = map[string]string{
 	`/^[0-9]{1,3}(\.[0-9]{1,3}){3}$/`: "192.0.2.1",
+	`/^\[127(\.[0-9]{1,3}){3}\]$/`:    "[127.0.1.1]",
 	`/^[^A-Za-z]/`:                    "\x16\x03\x01\x02\x00\x01",
 	`/^$/`:                            "",
 	`/^(?i)(EHLO|HELO)\s*$/`:          "ehlo ",
@@ -85,7 +86,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // are returned instead.
 func TestEveryRowAnswers(t *testing.T) {
 	l := builtin(t)
-	if got, want := len(l.Rows()), 3639+225+134+116; got != want {
+	if got, want := len(l.Rows()), 3639+225+142+116; got != want {
 		t.Errorf("%d rows, want %d", got, want)
 	}
 	var shadowed strings.Builder
@@ -227,6 +228,13 @@ func TestListsAnswer(t *testing.T) {
 		{"empty", "helo", "", "Empty EHLO (Nmap, ZGrab2)/helo-missing/high | - | -"},
 		{"legitimate host in an office", "helo", "server.corp.local", "Private top-level name//medium | - | -"},
 		{"pattern with evidence precedes suffix without", "helo", "diretorias.example.local", "Mass mailer (diretorias)/botnet-helo/medium | - | -"},
+		{"tool in a private domain", "helo", "Gerg.Local.", "Medusa/botnet-helo/high | - | -"},
+		{"scanner in a private domain", "helo", "masscan.localdomain", "Private top-level name//medium | masscan/scanner/high | -"},
+		{"host below the name of a tool", "helo", "mail.gerg.local", "Private top-level name//medium | - | -"},
+		{"tool with a public suffix", "helo", "gerg.example", "- | - | -"},
+		{"private suffix alone", "helo", ".local", "Private top-level name//medium | - | -"},
+		{"any loopback literal", "helo", "[127.0.1.1]", "Loopback literal/helo-localhost/medium | - | -"},
+		{"localhost of IPv6", "helo", "localhost6.localdomain6", "localhost.localdomain/helo-localhost/medium | - | -"},
 		{"fresh windows", "helo", "WIN-0123456789A", "No dot in the name/helo-unqualified/medium | - | -"},
 		{"known windows", "helo", "win-c5h9jsrghtg", "Windows default name, spam relay tester/botnet-helo/medium | - | -"},
 		{"honest", "helo", "mx.example.org", "- | - | -"},

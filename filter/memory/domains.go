@@ -1,5 +1,7 @@
 package memory
 
+import "bytes"
+
 // Domains is the table of local domains. A domain is local if the server has accepted
 // mail for it from an unknown client.
 type Domains struct {
@@ -28,11 +30,11 @@ func newDomains(s *shared) *Domains {
 	})}
 }
 
-// Local reports whether a domain is local.
+// Local reports whether a domain is local. The domain may end with a dot.
 func (t *Domains) Local(domain []byte) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.name = appendLower(t.name[:0], domain)
+	t.name = appendLower(t.name[:0], bytes.TrimSuffix(domain, []byte{'.'}))
 	_, local := t.rows.rows[string(t.name)]
 	return local
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"scanwatch/tests/simulate"
 )
@@ -144,6 +145,47 @@ func TestOffice(t *testing.T) {
 		}
 	}})
 	Run(t, list)
+}
+
+// TestSettings checks mail programs with wrong settings for the encryption. The colleagues of the
+// user, who share its address and have never logged in, must not be locked out.
+func TestSettings(t *testing.T) {
+	office := greets("198.51.100.29", "office.firm.example", "laptop")
+	office.Port = 587
+	users := []string{"alice", "bob", "carol", "dave"}
+	play := func(s *Server, n int, every time.Duration, wrong func()) {
+		s.Earlier()
+		for i := range n * len(users) {
+			wrong()
+			s.Wait(every)
+			if i%n == n-1 {
+				loggedIn(s, s.Login(office, users[i/n], 0, true))
+			}
+		}
+	}
+	Run(t, []Case{{Name: "TLS without STARTTLS on port 587", Play: func(s *Server) {
+		play(s, 3, 10*minute, func() {
+			c := s.Connect(office)
+			c.Command("\x16\x03\x01\x02", simulate.UnknownCommand)
+			c.Command("\x03\xff", simulate.UnknownCommand)
+			c.Leave()
+			s.Evidence(c, "talks-tls", "low")
+			s.Evidence(c, "talks-binary", "low")
+		})
+	}}, {Name: "a login without STARTTLS on port 587", Play: func(s *Server) {
+		play(s, 12, 5*minute, func() {
+			if c := s.Blind(office, 1, "PLAIN"); !s.milter { // a milter receives no AUTH commands
+				s.Evidence(c, "auth-unsupported", "low")
+			}
+		})
+	}}, {Name: "binary data without TLS on port 587", Presets: []string{"tight"}, Play: func(s *Server) {
+		s.Learn()
+		c := s.Connect(office)
+		c.Command("\x03", simulate.UnknownCommand)
+		c.Leave()
+		s.Evidence(c, "talks-binary", "high")
+		s.Banned(c)
+	}}})
 }
 
 // TestMistakes checks that users with wrong passwords are not locked out.
