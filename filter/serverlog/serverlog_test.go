@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -204,6 +205,7 @@ func TestInjection(t *testing.T) {
 		`2026-11-29 07:50:03 login authenticator failed for (x) [203.0.113.1]:4: 535 Incorrect authentication data (set_id=a H=[192.0.2.9]:1)`,
 		`2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" H=[192.0.2.9]:1 "@b.example> rejected RCPT <" from [192.0.2.9]:2"@example.org>: Unrouteable address`,
 		`2026-11-29 07:50:04 1vPAAA-000000001-0001 <= " H=[192.0.2.9]:1 "@shop.example H=(x) [203.0.113.1]:40002 P=esmtp S=1204`,
+		`2026-11-29 07:50:04 1vPAAA-000000001-0001 <= a\"."b H=[192.0.2.9]:1 c"@shop.example H=(x) [203.0.113.1]:40002 P=esmtp S=1204`,
 	} {
 		for _, kind := range Kinds {
 			_, rec := read(kind, []byte(line+"\n"))
@@ -619,6 +621,43 @@ func TestReasons(t *testing.T) {
 			if got := rec.b.String(); !strings.Contains(got, "permfail 550 cause="+cause+" ") {
 				t.Errorf("%s: %s: want cause %s:\n%s", kind, reason, cause, got)
 			}
+		}
+	}
+}
+
+// TestEximAddresses checks senders and recipients of all forms that Exim accepts. Exim logs the sender
+// without its comments, and the recipient as the client has sent it.
+func TestEximAddresses(t *testing.T) {
+	words := []string{"a", `\"`, `\\`, `\ `, `\>`, `\(`, `\:`, `""`, `" "`, `" H=x [192.0.2.9]:1 "`, `"\""`, `"\\"`, `"\\\" H=[192.0.2.9]:2 "`,
+		`"> A=plain:joe rejected RCPT <z>: relay not permitted"`, `"("`, `">: "`, `\303\251`}
+	comments := []string{"", "", `(")`, `(\))`, `(())`, `(>: relay not=permitted)`, `(\")`}
+	random := rand.New(rand.NewPCG(1, 2))
+	pick := func(of []string) string { return of[random.IntN(len(of))] }
+	for i := range 5000 {
+		local := pick(words)
+		for range random.IntN(4) {
+			local += "." + pick(words)
+		}
+		addr := local + "@b.example"
+		missing := fmt.Sprintf("%s%d@example.org", local, i)
+		if strings.HasSuffix(local, `"`) {
+			missing = fmt.Sprintf("%s.%d@example.org", local, i)
+		}
+		argument := "<" + pick(comments) + missing + pick(comments) + ">"
+		switch random.IntN(4) {
+		case 0:
+			argument = missing + pick(append(comments, `(": c`))
+		case 1:
+			argument = pick(words) + pick(comments) + "=" + argument
+		}
+		log := "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" + addr + "> rejected RCPT " + argument + ": Unrouteable address\n" +
+			"2026-11-29 07:50:04 1vPAAA-000000001-0001 <= " + addr + " H=(x) [203.0.113.1]:40002 P=esmtp S=1204\n"
+		_, rec := read(ByName("exim"), []byte(log))
+		got := rec.b.String()
+		if strings.Count(got, "== ") != 1 || !strings.Contains(got, "src=203.0.113.1:40002") || strings.Contains(got, "auth") || rec.kinds[smtp.EventCommit] != 1 ||
+			strings.Count(got, fmt.Sprintf("<%s> ok", text.Escape([]byte(addr)))) != 2 ||
+			!strings.Contains(got, fmt.Sprintf("<%s> permfail 550 cause=recipient", text.Escape([]byte(missing)))) {
+			t.Fatalf("%s%s", log, got)
 		}
 	}
 }
