@@ -417,7 +417,32 @@ func parseRejection(s []byte) (r rejection, ok bool) {
 	rest, r.recipient, _ = cutField(rest, " to=<")
 	rest, r.sender, r.hasSender = cutField(rest, " from=<")
 	r.reply = bytes.TrimSuffix(rest, []byte(";"))
+	if r.text() == nil {
+		r.cut()
+	}
 	return r, r.code >= 400 && r.code < 600
+}
+
+// cut handles a line whose end is missing. Postfix cuts a line after about 2,000 bytes, so a client
+// with a long sender could hide its recipients. The reply comes before the text that may be cut. The
+// recipient in the reply replaces fields that are missing or that are text of the client.
+func (r *rejection) cut() {
+	for _, one := range refusals {
+		if one.text == "" {
+			continue
+		}
+		rest, ok := bytes.CutPrefix(r.reply, []byte(one.status+"<"))
+		addr, rest, ok2 := bytes.Cut(rest, []byte(">: "+one.text))
+		if !ok || !ok2 {
+			continue
+		}
+		r.recipient = addr
+		if _, sender, ok := bytes.Cut(rest, []byte("; from=<")); ok {
+			sender, _, _ = bytes.Cut(sender, append([]byte("> to=<"), addr...))
+			r.sender, r.hasSender = sender, true
+		}
+		return
+	}
 }
 
 // cutField removes the last field of a line. The field begins with start and ends with ">".

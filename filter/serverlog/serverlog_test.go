@@ -625,6 +625,38 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// TestCutLines checks that a client cannot hide its recipients with a long sender or greeting.
+// Postfix cuts lines after 2,000 bytes.
+func TestCutLines(t *testing.T) {
+	long := strings.Repeat("a", 1900)
+	for _, c := range []struct{ name, sender, helo string }{
+		{"sender", long + "@b.example", "x"},
+		{"quoted sender", `"> to=<z@example.org> proto=ESMTP helo=<x> ` + long + `"@b.example`, "x"},
+		{"quoted sender with a field at the cut", `"` + long[:1747] + `> to=<z> ` + long + `"@b.example`, "x"},
+		{"greeting", "a@b.example", "h proto=x to=<y> " + long},
+		{"short", "a@b.example", "x"},
+	} {
+		for cause, reply := range map[string]string{
+			"recipient": "550 5.1.1 <guess%d@example.org>: Recipient address rejected: User unknown in local recipient table",
+			"relay":     "454 4.7.1 <guess%d@example.org>: Relay access denied",
+			"filter":    "554 5.7.1 <a@b.example>: Sender address rejected: Access denied %d",
+		} {
+			t.Run(c.name+" "+cause, func(t *testing.T) {
+				var log strings.Builder
+				for i := range 8 {
+					line := fmt.Sprintf("NOQUEUE: reject: RCPT from unknown[203.0.113.1]:1025: "+reply+"; from=<%s> to=<guess%d@example.org> proto=ESMTP helo=<%s>", i, c.sender, i, c.helo)
+					fmt.Fprintf(&log, "Nov 29 07:40:00 mx postfix/smtpd[1]: %s\n", clip([]byte(line), 2000))
+				}
+				_, rec := read(ByName("postfix"), []byte(log.String()))
+				got := rec.b.String()
+				if n := strings.Count(got, "cause="+cause); n < 8 || cause != "filter" && (rec.kinds[smtp.EventMail] != 1 || rec.kinds[smtp.EventFilter] > 0 || strings.Count(got, `rcpt "guess`) != 8) {
+					t.Errorf("%d with cause %s:\n%s", n, cause, got)
+				}
+			})
+		}
+	}
+}
+
 // TestEximAddresses checks senders and recipients of all forms that Exim accepts. Exim logs the sender
 // without its comments, and the recipient as the client has sent it.
 func TestEximAddresses(t *testing.T) {
