@@ -657,6 +657,23 @@ func TestCutLines(t *testing.T) {
 	}
 }
 
+// TestNames checks that Postfix's rejection of a mailbox in VRFY counts like that of a recipient.
+// Other rejections of VRFY are not evidence.
+func TestNames(t *testing.T) {
+	for reply, want := range map[string]string{
+		"550 5.1.1 <g@example.org>: Recipient address rejected: User unknown in local recipient table": `rcpt "g@example.org" <g@example.org> permfail 550 cause=recipient`,
+		"454 4.7.1 <g@far.example>: Relay access denied":                                               `command "VRFY`,
+		"502 5.5.1 VRFY command is disabled":                                                           `command "VRFY`,
+		"554 5.7.1 <unknown[203.0.113.1]>: Client host rejected: Access denied":                        `command "VRFY`,
+	} {
+		_, rec := read(ByName("postfix"), []byte("Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: VRFY from unknown[203.0.113.1]: "+reply+"; to=<g@example.org> proto=ESMTP helo=<x>\n"+
+			"Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1] ehlo=1 vrfy=0/1 quit=1 commands=2/3\n"))
+		if got := rec.b.String(); !strings.Contains(got, want) || rec.kinds[smtp.EventRcpt]+rec.kinds[smtp.EventCommand] != 1 || rec.kinds[smtp.EventMail]+rec.kinds[smtp.EventFilter] > 0 {
+			t.Errorf("%s: want %s:\n%s", reply, want, got)
+		}
+	}
+}
+
 // TestEximAddresses checks senders and recipients of all forms that Exim accepts. Exim logs the sender
 // without its comments, and the recipient as the client has sent it.
 func TestEximAddresses(t *testing.T) {
