@@ -34,7 +34,7 @@ type Fact struct {
 	Cause  smtp.Cause  `json:"cause"`
 	Result smtp.Result `json:"result"`
 	Code   uint32      `json:"code"`
-	Text   []byte      `json:"text"` // user name, or redacted text of a command
+	Text   []byte      `json:"text"` // user name, recipient, or redacted text of a command
 	Reply  []byte      `json:"reply"`
 }
 
@@ -45,6 +45,8 @@ func unreported(e *smtp.Event) bool {
 	switch e.Kind {
 	case smtp.EventAuth, smtp.EventInput, smtp.EventTimeout:
 		return true
+	case smtp.EventRcpt:
+		return e.Verb == smtp.VerbNames
 	case smtp.EventCommand:
 		return e.Verb == smtp.VerbAuth || e.Verb == smtp.VerbMail || e.Verb == smtp.VerbUnknown && len(e.Text) > 0 && string(e.Text) != smtp.Masked
 	}
@@ -87,6 +89,8 @@ func (c *Collector) Event(e *smtp.Event) {
 			f.Text = bytes.Clone(e.Name)
 		case smtp.EventInput:
 			f.Verb, f.After = c.verb, c.line
+		case smtp.EventRcpt:
+			f.Text = bytes.Clone(e.Addr)
 		}
 		l.Facts = append(l.Facts, f)
 	}
@@ -312,6 +316,10 @@ func (s *Server) facts(p *parted, l *Logged) {
 		case e.Kind == smtp.EventCommand:
 			s.line(p, e.Verb)
 			s.reply(p, e, 500)
+		case e.Kind == smtp.EventRcpt:
+			e.Addr, e.Text = e.Text, nil
+			s.line(p, e.Verb)
+			s.reply(p, e, 550)
 		case e.Kind == smtp.EventInput && f.After && !p.spoke:
 			s.line(p, f.Verb)
 		}

@@ -137,6 +137,12 @@ func TestJoin(t *testing.T) {
 			j.ends(1, smtp.EndingClosed)
 			j.Join(j.logged(8, smtp.EndingQuit, 1))
 		}, "13  name \"\" addr \"\" text \"\" code 0 reply \"early\" cause 6\n" + failedLogin + "disconnect quit"},
+		{"a mailbox in VRFY", func(j *joiner) {
+			l := j.logged(7, smtp.EndingQuit, 0)
+			l.Facts = []Fact{{Kind: smtp.EventRcpt, Verb: smtp.VerbNames, Result: smtp.ResultPermfail, Cause: smtp.CauseRecipient, Code: 550, Text: []byte("g@example.org")}}
+			j.Join(l)
+			j.ends(1, smtp.EndingClosed)
+		}, "line 11 \"\"\nreply 550\n8 permfail name \"\" addr \"g@example.org\" text \"\" code 550 reply \"\" cause 7\ndisconnect quit"},
 		{"too old", func(j *joiner) {
 			l := j.logged(7, smtp.EndingQuit, 1)
 			j.at += maxLate.Microseconds() + 1
@@ -199,6 +205,8 @@ func TestCollector(t *testing.T) {
 	event(smtp.Event{Kind: smtp.EventCommand, Verb: smtp.VerbUnknown, Cause: smtp.CauseUnknown, Text: []byte(smtp.Masked)})          // may belong to a login
 	event(smtp.Event{Kind: smtp.EventCommand, Verb: smtp.VerbUnknown, Cause: smtp.CauseUnknown, Text: []byte("GET / HTTP/1.1\xff")}) // the milter does not receive this line
 	event(smtp.Event{Kind: smtp.EventAuth, Result: smtp.ResultFail, Name: []byte("joe")})
+	event(smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbRcpt, Result: smtp.ResultPermfail, Cause: smtp.CauseRecipient, Addr: []byte("b@example.org")})
+	event(smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbNames, Result: smtp.ResultPermfail, Cause: smtp.CauseRecipient, Addr: []byte("c@example.org")})
 	event(smtp.Event{Kind: smtp.EventInput, Cause: smtp.CausePipelining, Reply: []byte("x")})
 	event(smtp.Event{Kind: smtp.EventDisconnect, Ending: smtp.EndingQuit})
 	if len(got) != 1 {
@@ -210,9 +218,10 @@ func TestCollector(t *testing.T) {
 	}
 	l, err := Decode(text)
 	want := Logged{
-		ID: 9, Server: "mx.example.org", Src: joinSrc, RDNS: []byte("a.example"), FCrDNS: smtp.FCrDNSPass, Start: 1, End: 9, Ending: smtp.EndingQuit, Mail: true,
+		ID: 9, Server: "mx.example.org", Src: joinSrc, RDNS: []byte("a.example"), FCrDNS: smtp.FCrDNSPass, Start: 1, End: 11, Ending: smtp.EndingQuit, Mail: true,
 		Facts: []Fact{
 			{Kind: smtp.EventCommand, Cause: smtp.CauseUnknown, Text: []byte("GET / HTTP/1.1\xff")}, {Kind: smtp.EventAuth, Result: smtp.ResultFail, Text: []byte("joe")},
+			{Kind: smtp.EventRcpt, Verb: smtp.VerbNames, Result: smtp.ResultPermfail, Cause: smtp.CauseRecipient, Text: []byte("c@example.org")},
 			{Kind: smtp.EventInput, Verb: smtp.VerbMail, After: true, Cause: smtp.CausePipelining, Reply: []byte("x")},
 		},
 	}

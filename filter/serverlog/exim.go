@@ -175,18 +175,33 @@ func cutSender(s []byte) (sender, rest []byte) {
 	return s[:i], s[i:]
 }
 
-// outside returns the index of the first byte c that is not in a quoted string (RFC 5321 section
-// 4.1.2). If there is none, outside returns the length of s.
+// outside returns the index of the first byte c that is neither in a quoted string nor in a quoted
+// pair (RFC 5321 section 4.1.2). If there is none, outside returns the length of s.
 func outside(s []byte, c byte) int {
-	quoted := false
-	for i := 0; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && quoted:
-			i++ // skip a quoted pair
-		case s[i] == '"':
-			quoted = !quoted
-		case s[i] == c && !quoted:
+	for i := 0; i < len(s); i += element(s[i:]) {
+		if s[i] == c {
 			return i
+		}
+	}
+	return len(s)
+}
+
+// element returns the length of the quoted string, quoted pair or other byte at the start of s. Exim
+// accepts quoted pairs outside quoted strings as well, so a quotation mark after a backslash never
+// starts a quoted string.
+func element(s []byte) int {
+	switch {
+	case s[0] == '\\':
+		return min(2, len(s))
+	case s[0] != '"':
+		return 1
+	}
+	for i := 1; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
 		}
 	}
 	return len(s)
@@ -323,14 +338,55 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	if temporary {
 		code = 451
 	}
-	addr := rest[:outside(rest, ':')] // recipient without angle brackets
-	if bytes.HasPrefix(rest, []byte("<")) {
-		addr = rest[:min(outside(rest, '>')+1, len(rest))]
-	}
-	reason := bytes.TrimPrefix(rest[len(addr):], []byte(": "))
+	addr, rest := cutRecipient(rest)
+	reason := bytes.TrimPrefix(rest, []byte(": "))
 	s.eximUser(at, fields)
 	s.mailAgain(at, sender)
-	s.rcptRefused(at, bare(addr), code, reason, rejected)
+	s.rcptRefused(at, addr, code, reason, rejected)
+}
+
+// cutRecipient removes the argument of RCPT from the start of s. It returns the address in the
+// argument, and the rest of the line from the colon after the argument. Exim logs the argument as
+// the client has sent it. Angle brackets are optional, and Exim accepts a phrase before them. Exim
+// also accepts comments, in which quotation marks have no meaning (RFC 5322 section 3.2.2).
+func cutRecipient(s []byte) (addr, rest []byte) {
+	open, done := false, false
+	for len(s) > 0 {
+		n := element(s)
+		switch c := s[0]; {
+		case c == '(':
+			n = comment(s)
+		case c == '<':
+			addr, open = addr[:0], true
+		case c == '>':
+			open, done = false, true
+		case c == ':' && !open:
+			return addr, s
+		case !done:
+			addr = append(addr, s[:n]...)
+		}
+		s = s[n:]
+	}
+	return addr, nil
+}
+
+// comment returns the length of the comment at the start of s. Comments may be nested. Exim accepts
+// an argument that ends inside a comment. The last colon and space then end the argument.
+func comment(s []byte) int {
+	depth := 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '\\':
+			i++
+		case '(':
+			depth++
+		case ')':
+			if depth--; depth == 0 {
+				return i + 1
+			}
+		}
+	}
+	return max(bytes.LastIndex(s, []byte(": ")), 1)
 }
 
 // eximUser stores the user in the field A=.

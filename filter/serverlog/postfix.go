@@ -417,7 +417,32 @@ func parseRejection(s []byte) (r rejection, ok bool) {
 	rest, r.recipient, _ = cutField(rest, " to=<")
 	rest, r.sender, r.hasSender = cutField(rest, " from=<")
 	r.reply = bytes.TrimSuffix(rest, []byte(";"))
+	if r.text() == nil {
+		r.cut()
+	}
 	return r, r.code >= 400 && r.code < 600
+}
+
+// cut handles a line whose end is missing. Postfix cuts a line after about 2,000 bytes, so a client
+// with a long sender could hide its recipients. The reply comes before the text that may be cut. The
+// recipient in the reply replaces fields that are missing or that are text of the client.
+func (r *rejection) cut() {
+	for _, one := range refusals {
+		if one.text == "" {
+			continue
+		}
+		rest, ok := bytes.CutPrefix(r.reply, []byte(one.status+"<"))
+		addr, rest, ok2 := bytes.Cut(rest, []byte(">: "+one.text))
+		if !ok || !ok2 {
+			continue
+		}
+		r.recipient = addr
+		if _, sender, ok := bytes.Cut(rest, []byte("; from=<")); ok {
+			sender, _, _ = bytes.Cut(sender, append([]byte("> to=<"), addr...))
+			r.sender, r.hasSender = sender, true
+		}
+		return
+	}
 }
 
 // cutField removes the last field of a line. The field begins with start and ends with ">".
@@ -463,6 +488,10 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 		cause = r.cause()
 	}
 	switch {
+	case string(r.command) == "VRFY" && cause == smtp.CauseRecipient: // the client has asked for a mailbox
+		s.add(step{kind: smtp.EventRcpt, verb: smtp.VerbNames, result: resultOf(r.code), code: r.code, cause: cause, class: rejected, at: l.At},
+			smtpd.Argument(r.recipient, maxPath), clip(r.reply, maxExample))
+		return true
 	case !known: // VRFY, ETRN and other commands
 		line := append(append(bytes.Clone(r.command), ' '), r.recipient...)
 		s.command(l.At, smtpd.VerbOf(r.command), smtpd.Redact(line), r.code, r.reply, cause)
@@ -487,7 +516,7 @@ func codeAnd(code uint32, reply []byte) []byte {
 	return append(strconv.AppendUint(nil, uint64(code), 10), append([]byte{' '}, clip(reply, maxExample)...)...)
 }
 
-// refusals lists the replies to RCPT that are about the recipient. Each is described by its status
+// refusals lists the replies to RCPT and VRFY that are about the recipient. Each is described by its status
 // code and by the start of its text after the recipient. All other replies may be about the client,
 // for example because of a block list, and must not be evidence of a harvest.
 //
@@ -509,18 +538,29 @@ var refusals = []struct {
 func (r *rejection) cause() smtp.Cause {
 	switch string(r.command) {
 	case "RCPT":
-		text := r.text()
-		for _, one := range refusals {
-			if bytes.HasPrefix(r.reply, []byte(one.status)) && bytes.HasPrefix(text, []byte(one.text)) {
-				return one.cause
-			}
-		}
+		return r.refusal()
 	case "MAIL":
 		if r.code == 552 || r.code == 501 {
 			return smtp.CauseNone
 		}
-	case "VRFY", "ETRN":
+	case "VRFY":
+		if r.refusal() == smtp.CauseRecipient {
+			return smtp.CauseRecipient
+		}
 		return smtp.CauseNone
+	case "ETRN":
+		return smtp.CauseNone
+	}
+	return smtp.CauseFilter
+}
+
+// refusal returns why Postfix has rejected a recipient.
+func (r *rejection) refusal() smtp.Cause {
+	text := r.text()
+	for _, one := range refusals {
+		if bytes.HasPrefix(r.reply, []byte(one.status)) && bytes.HasPrefix(text, []byte(one.text)) {
+			return one.cause
+		}
 	}
 	return smtp.CauseFilter
 }

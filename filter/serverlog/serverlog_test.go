@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -204,6 +205,7 @@ func TestInjection(t *testing.T) {
 		`2026-11-29 07:50:03 login authenticator failed for (x) [203.0.113.1]:4: 535 Incorrect authentication data (set_id=a H=[192.0.2.9]:1)`,
 		`2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" H=[192.0.2.9]:1 "@b.example> rejected RCPT <" from [192.0.2.9]:2"@example.org>: Unrouteable address`,
 		`2026-11-29 07:50:04 1vPAAA-000000001-0001 <= " H=[192.0.2.9]:1 "@shop.example H=(x) [203.0.113.1]:40002 P=esmtp S=1204`,
+		`2026-11-29 07:50:04 1vPAAA-000000001-0001 <= a\"."b H=[192.0.2.9]:1 c"@shop.example H=(x) [203.0.113.1]:40002 P=esmtp S=1204`,
 	} {
 		for _, kind := range Kinds {
 			_, rec := read(kind, []byte(line+"\n"))
@@ -619,6 +621,92 @@ func TestReasons(t *testing.T) {
 			if got := rec.b.String(); !strings.Contains(got, "permfail 550 cause="+cause+" ") {
 				t.Errorf("%s: %s: want cause %s:\n%s", kind, reason, cause, got)
 			}
+		}
+	}
+}
+
+// TestCutLines checks that a client cannot hide its recipients with a long sender or greeting.
+// Postfix cuts lines after 2,000 bytes.
+func TestCutLines(t *testing.T) {
+	long := strings.Repeat("a", 1900)
+	for _, c := range []struct{ name, sender, helo string }{
+		{"sender", long + "@b.example", "x"},
+		{"quoted sender", `"> to=<z@example.org> proto=ESMTP helo=<x> ` + long + `"@b.example`, "x"},
+		{"quoted sender with a field at the cut", `"` + long[:1747] + `> to=<z> ` + long + `"@b.example`, "x"},
+		{"greeting", "a@b.example", "h proto=x to=<y> " + long},
+		{"short", "a@b.example", "x"},
+	} {
+		for cause, reply := range map[string]string{
+			"recipient": "550 5.1.1 <guess%d@example.org>: Recipient address rejected: User unknown in local recipient table",
+			"relay":     "454 4.7.1 <guess%d@example.org>: Relay access denied",
+			"filter":    "554 5.7.1 <a@b.example>: Sender address rejected: Access denied %d",
+		} {
+			t.Run(c.name+" "+cause, func(t *testing.T) {
+				var log strings.Builder
+				for i := range 8 {
+					line := fmt.Sprintf("NOQUEUE: reject: RCPT from unknown[203.0.113.1]:1025: "+reply+"; from=<%s> to=<guess%d@example.org> proto=ESMTP helo=<%s>", i, c.sender, i, c.helo)
+					fmt.Fprintf(&log, "Nov 29 07:40:00 mx postfix/smtpd[1]: %s\n", clip([]byte(line), 2000))
+				}
+				_, rec := read(ByName("postfix"), []byte(log.String()))
+				got := rec.b.String()
+				if n := strings.Count(got, "cause="+cause); n < 8 || cause != "filter" && (rec.kinds[smtp.EventMail] != 1 || rec.kinds[smtp.EventFilter] > 0 || strings.Count(got, `rcpt "guess`) != 8) {
+					t.Errorf("%d with cause %s:\n%s", n, cause, got)
+				}
+			})
+		}
+	}
+}
+
+// TestNames checks that Postfix's rejection of a mailbox in VRFY counts like that of a recipient.
+// Other rejections of VRFY are not evidence.
+func TestNames(t *testing.T) {
+	for reply, want := range map[string]string{
+		"550 5.1.1 <g@example.org>: Recipient address rejected: User unknown in local recipient table": `rcpt "g@example.org" <g@example.org> permfail 550 cause=recipient`,
+		"454 4.7.1 <g@far.example>: Relay access denied":                                               `command "VRFY`,
+		"502 5.5.1 VRFY command is disabled":                                                           `command "VRFY`,
+		"554 5.7.1 <unknown[203.0.113.1]>: Client host rejected: Access denied":                        `command "VRFY`,
+	} {
+		_, rec := read(ByName("postfix"), []byte("Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: VRFY from unknown[203.0.113.1]: "+reply+"; to=<g@example.org> proto=ESMTP helo=<x>\n"+
+			"Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1] ehlo=1 vrfy=0/1 quit=1 commands=2/3\n"))
+		if got := rec.b.String(); !strings.Contains(got, want) || rec.kinds[smtp.EventRcpt]+rec.kinds[smtp.EventCommand] != 1 || rec.kinds[smtp.EventMail]+rec.kinds[smtp.EventFilter] > 0 {
+			t.Errorf("%s: want %s:\n%s", reply, want, got)
+		}
+	}
+}
+
+// TestEximAddresses checks senders and recipients of all forms that Exim accepts. Exim logs the sender
+// without its comments, and the recipient as the client has sent it.
+func TestEximAddresses(t *testing.T) {
+	words := []string{"a", `\"`, `\\`, `\ `, `\>`, `\(`, `\:`, `""`, `" "`, `" H=x [192.0.2.9]:1 "`, `"\""`, `"\\"`, `"\\\" H=[192.0.2.9]:2 "`,
+		`"> A=plain:joe rejected RCPT <z>: relay not permitted"`, `"("`, `">: "`, `\303\251`}
+	comments := []string{"", "", `(")`, `(\))`, `(())`, `(>: relay not=permitted)`, `(\")`}
+	random := rand.New(rand.NewPCG(1, 2))
+	pick := func(of []string) string { return of[random.IntN(len(of))] }
+	for i := range 5000 {
+		local := pick(words)
+		for range random.IntN(4) {
+			local += "." + pick(words)
+		}
+		addr := local + "@b.example"
+		missing := fmt.Sprintf("%s%d@example.org", local, i)
+		if strings.HasSuffix(local, `"`) {
+			missing = fmt.Sprintf("%s.%d@example.org", local, i)
+		}
+		argument := "<" + pick(comments) + missing + pick(comments) + ">"
+		switch random.IntN(4) {
+		case 0:
+			argument = missing + pick(append(comments, `(": c`))
+		case 1:
+			argument = pick(words) + pick(comments) + "=" + argument
+		}
+		log := "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" + addr + "> rejected RCPT " + argument + ": Unrouteable address\n" +
+			"2026-11-29 07:50:04 1vPAAA-000000001-0001 <= " + addr + " H=(x) [203.0.113.1]:40002 P=esmtp S=1204\n"
+		_, rec := read(ByName("exim"), []byte(log))
+		got := rec.b.String()
+		if strings.Count(got, "== ") != 1 || !strings.Contains(got, "src=203.0.113.1:40002") || strings.Contains(got, "auth") || rec.kinds[smtp.EventCommit] != 1 ||
+			strings.Count(got, fmt.Sprintf("<%s> ok", text.Escape([]byte(addr)))) != 2 ||
+			!strings.Contains(got, fmt.Sprintf("<%s> permfail 550 cause=recipient", text.Escape([]byte(missing)))) {
+			t.Fatalf("%s%s", log, got)
 		}
 	}
 }

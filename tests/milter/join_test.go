@@ -84,6 +84,15 @@ func guess(src string, n int) *scenario {
 	return s
 }
 
+// numbered returns a session with eight numbered commands.
+func numbered(command func(int) string) (lines []string) {
+	lines = []string{"EHLO mail.other.example"}
+	for i := range 8 {
+		lines = append(lines, command(i))
+	}
+	return append(lines, "QUIT")
+}
+
 // bruteForce tries 50 passwords, and checks that the client is then banned.
 func bruteForce(t *testing.T, s *site, src string) {
 	t.Helper()
@@ -113,6 +122,7 @@ func playJoin(t *testing.T, suite string) {
 	const (
 		attacker, user, silent, dropped = "203.0.113.50", "203.0.113.51", "203.0.113.52", "203.0.113.53"
 		quit, relay, http, probe        = "203.0.113.54", "203.0.113.55", "203.0.113.56", "203.0.113.57"
+		spray, names                    = "203.0.113.58", "203.0.113.59"
 	)
 	for _, preset := range []string{"standard", "tight"} {
 		t.Run(preset, func(t *testing.T) {
@@ -138,6 +148,8 @@ func playJoin(t *testing.T, suite string) {
 				{src: quit, lines: []string{"EHLO mail.other.example", "QUIT"}},
 				{src: relay, lines: []string{"EHLO mail.other.example", mailLine, "RCPT TO:<x@victim.example>", "QUIT"}},
 				{src: http, lines: []string{"GET /x HTTP/1.1"}},
+				{src: spray, lines: numbered(func(i int) string { return login(fmt.Sprint("user", i), "Summer2026") })},
+				{src: names, lines: numbered(func(i int) string { return fmt.Sprintf("VRFY guess%d@example.org", i) })},
 				{src: probe, lines: []string{"EHLO mail.other.example", ">EHLO mail.other.example\r\nQUIT\r\n", ""}},
 			} {
 				one.play(t)
@@ -148,7 +160,7 @@ func playJoin(t *testing.T, suite string) {
 			all := s.records()
 			for src, want := range map[string]string{
 				user: "quit", silent: "dropped no-mail/high", dropped: "dropped abandoned/high", quit: "quit no-mail/high", relay: "quit relay-probe/high",
-				http: "rejected talks-http/high", probe: "pipelining/high",
+				http: "rejected talks-http/high", probe: "pipelining/high", spray: "quit auth-spray/high", names: "quit harvest/high",
 			} {
 				r := all[src]
 				got := r.Ending

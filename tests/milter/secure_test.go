@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -46,7 +47,8 @@ func (s *site) certificate(name string) string {
 	return s.path(name)
 }
 
-// authenticate answers Postfix as dovecot would. The only valid password is "right".
+// authenticate answers Postfix as dovecot would. The only user is joe with the
+// password "right".
 func (s *site) authenticate(path string) {
 	s.t.Helper()
 	l, err := net.Listen("unix", path)
@@ -68,12 +70,15 @@ func (s *site) authenticate(path string) {
 				_, _ = io.WriteString(c, "VERSION\t1\t1\nMECH\tPLAIN\tplaintext\nSPID\t1\nCUID\t1\nCOOKIE\t00000000000000000000000000000001\nDONE\n")
 				for in := bufio.NewScanner(c); in.Scan(); {
 					f := strings.Split(in.Text(), "\t")
+					_, response, _ := strings.Cut(in.Text(), "resp=")
+					text, _ := base64.StdEncoding.DecodeString(response)
+					names := append(strings.Split(string(text), "\x00"), "", "") // of the identity, the user, and the password
 					switch {
 					case f[0] != "AUTH":
-					case strings.HasSuffix(in.Text(), "resp=AGpvZQByaWdodA=="): // joe, right
+					case names[1] == "joe" && names[2] == "right":
 						fmt.Fprintf(c, "OK\t%s\tuser=joe\n", f[1])
 					default:
-						fmt.Fprintf(c, "FAIL\t%s\tuser=joe\n", f[1])
+						fmt.Fprintf(c, "FAIL\t%s\tuser=%s\n", f[1], names[1])
 					}
 				}
 			}()

@@ -158,7 +158,10 @@ func (f *Front) line(raw []byte) {
 func (f *Front) follow(ctx context.Context) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
-	saved, at := f.tail.pos, time.Now()
+	// The first position is saved immediately. Otherwise, lines that are written after this run
+	// would be skipped if this run reads no line.
+	var saved Position
+	var at time.Time
 	for {
 		more, err := f.advance(time.Now())
 		f.report(err)

@@ -11,8 +11,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const (
@@ -116,23 +118,18 @@ func (t *tail) open(saved *Position) error {
 	}
 	if f != nil {
 		if saved.is(f) {
-			t.resume(f, saved)
-			return nil
+			return t.resume(f, saved)
 		}
 		if old := t.rotated(saved); old != nil {
 			f.Close()
-			t.resume(old, saved)
-			t.rest = true
-			return nil
+			return t.resumeRotated(old, saved)
 		}
 		t.lost = true
 		t.use(f)
 		return nil
 	}
 	if old := t.rotated(saved); old != nil {
-		t.resume(old, saved)
-		t.rest = true
-		return nil
+		return t.resumeRotated(old, saved)
 	}
 	return err
 }
@@ -147,9 +144,54 @@ func (t *tail) toLineStart() error {
 	return nil
 }
 
-func (t *tail) resume(f *os.File, saved *Position) {
+func (t *tail) resume(f *os.File, saved *Position) error {
 	t.use(f)
-	t.pos.Offset = saved.Offset
+	if t.pos.Offset = saved.Offset; saved.Offset == 0 {
+		return nil
+	}
+	return t.toLineStart() // the last run may have stopped inside a line that is too long
+}
+
+// resumeRotated continues in a file that was renamed. If the log was rotated more than once, the
+// files that have had its name since then follow.
+func (t *tail) resumeRotated(old *os.File, saved *Position) error {
+	err := t.resume(old, saved)
+	t.rest = true
+	info, err2 := old.Stat()
+	if err = errors.Join(err, err2); err != nil {
+		return err
+	}
+	type later struct {
+		file *os.File
+		at   time.Time
+	}
+	var files []later
+	t.siblings(func(name string, f *os.File) bool {
+		one, err := f.Stat()
+		if err != nil || !t.renamed(name) || !one.ModTime().After(info.ModTime()) {
+			return false
+		}
+		files = append(files, later{f, one.ModTime()})
+		return true
+	})
+	slices.SortFunc(files, func(a, b later) int { return a.at.Compare(b.at) })
+	for _, one := range files {
+		t.pending = append(t.pending, one.file)
+	}
+	return nil
+}
+
+// renamed reports whether a file may have had the log's name. Rotation adds a number or a date after
+// the name or before its extension. Other logs may have names that begin like the log's name.
+func (t *tail) renamed(name string) bool {
+	base := filepath.Base(t.name)
+	ext := filepath.Ext(base)
+	mark, ok := strings.CutPrefix(name, base)
+	if !ok {
+		mark, _ = strings.CutPrefix(name, strings.TrimSuffix(base, ext))
+		mark, ok = strings.CutSuffix(mark, ext)
+	}
+	return ok && len(mark) > 1 && strings.ContainsRune(".-_", rune(mark[0])) && strings.Trim(mark, ".-_0123456789") == ""
 }
 
 // use continues with a file, at its beginning.
@@ -194,10 +236,23 @@ const maxRotated = 1000
 
 // rotated finds the file with the saved position after it was renamed. The new name begins with the
 // log's name.
-func (t *tail) rotated(saved *Position) *os.File {
+func (t *tail) rotated(saved *Position) (found *os.File) {
+	t.siblings(func(_ string, f *os.File) bool {
+		if found != nil || !saved.is(f) {
+			return false
+		}
+		found = f
+		return true
+	})
+	return found
+}
+
+// siblings calls keep for the other files in the log's directory whose names begin like the log's
+// name. If keep returns false, the file is closed.
+func (t *tail) siblings(keep func(name string, f *os.File) bool) {
 	dir, err := os.Open(filepath.Dir(t.name))
 	if err != nil {
-		return nil
+		return
 	}
 	defer dir.Close()
 	names, _ := dir.Readdirnames(maxRotated)
@@ -208,15 +263,10 @@ func (t *tail) rotated(saved *Position) *os.File {
 			continue
 		}
 		f, err := openRegular(filepath.Join(filepath.Dir(t.name), name))
-		if err != nil {
-			continue
+		if err == nil && !keep(name, f) {
+			f.Close()
 		}
-		if saved.is(f) {
-			return f
-		}
-		f.Close()
 	}
-	return nil
 }
 
 var errNotRegular = errors.New("not a regular file; use - for a pipe")

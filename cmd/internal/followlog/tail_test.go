@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"scanwatch/filter/serverlog"
 )
 
 // watched is a tail that keeps the lines it has read.
@@ -209,6 +212,90 @@ func TestResume(t *testing.T) {
 	if !w.lost {
 		t.Error("the lost file is not reported")
 	}
+}
+
+// TestResumeLater checks that a restart reads all files that had the log's name since the saved
+// position, but no other logs.
+func TestResumeLater(t *testing.T) {
+	for _, c := range []struct {
+		base   string
+		names  []string // of the files after two rotations, oldest first
+		others []string
+	}{
+		{base: "mail.log", names: []string{"mail.log.10", "mail.log.9"}, others: []string{"mail.err", "mail.log.old", "mail.log.1.gz", "mail.info.1"}},
+		{base: "maillog", names: []string{"maillog.1", "maillog.0"}, others: []string{"maillog.err.1", "maillog2"}},
+		{base: "mail.log", names: []string{"mail-20261129.log", "mail-20261130.log"}, others: []string{"mail-a.log", "mail.err-20261130"}},
+		{base: "mail.log", names: []string{"mail.log-20261129", "mail.log-20261130"}},
+	} {
+		dir := t.TempDir()
+		name := filepath.Join(dir, c.base)
+		at := time.Now().Add(-time.Hour)
+		write := func(base, text string) {
+			t.Helper()
+			add(t, filepath.Join(dir, base), text)
+			at = at.Add(time.Minute)
+			if err := os.Chtimes(filepath.Join(dir, base), at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(c.base+".5", "older\n")
+		write(c.base, "past\n")
+		w := start(t, name, nil)
+		w.expect(t)
+		saved := w.pos
+		if err := os.Rename(name, filepath.Join(dir, c.names[0])); err != nil {
+			t.Fatal(err)
+		}
+		write(c.names[0], "one\n")
+		write(c.names[1], "two\nthree\n")
+		for _, other := range c.others {
+			write(other, "other\n")
+		}
+		start(t, name, &saved).expect(t, "one", "two", "three")
+		write(c.base, "four\n")
+		w = start(t, name, &saved)
+		w.step(t)
+		w.expect(t, "one", "two", "three", "four")
+		if w.lost {
+			t.Errorf("%v: lines are reported as lost", c.names)
+		}
+	}
+}
+
+// TestResumeInside checks that the rest of a line that is too long is skipped after a restart.
+func TestResumeInside(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "log")
+	add(t, name, "")
+	w := start(t, name, nil)
+	add(t, name, strings.Repeat("x", 2*maxLine))
+	w.expect(t)
+	saved := w.pos
+	if saved.Offset == 0 {
+		t.Fatal("the line is not too long")
+	}
+	add(t, name, "rest\nend\n")
+	start(t, name, &saved).expect(t, "end")
+}
+
+// TestFirstPosition checks that the position is saved before the first line is read.
+func TestFirstPosition(t *testing.T) {
+	name, state := filepath.Join(t.TempDir(), "log"), t.TempDir()
+	add(t, name, "past\n")
+	f := &Front{Kind: serverlog.ByName("exim"), File: name, Zone: time.UTC}
+	if err := f.Open(state, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.tail.file.Close() })
+	f.begin(new(counter))
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	f.follow(ctx)
+	add(t, name, "one\n")
+	saved, err := ReadPosition(state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, name, &saved).expect(t, "one")
 }
 
 // TestOpenErrors checks that only regular files are opened.
