@@ -398,10 +398,10 @@ func (b *ban) revoke(at uint32) {
 		b.since = at
 	}
 	b.until = max(at, b.since)
-	if b.flags&banForeign != 0 {
-		b.flags &^= banForeign | banObserved // other hosts must receive the unban
+	if b.flags&banObserved != 0 {
+		b.times = 0 // observed offences do not count towards enforced bans
 	}
-	b.flags &^= banWithin
+	b.flags &^= banForeign | banObserved | banWithin // other hosts must receive the unban
 	b.extra = 0
 	b.flags |= banRevoked
 }
