@@ -229,7 +229,8 @@ func (m *Memory) Origins() map[string]int {
 	return byHost
 }
 
-// Disown deletes the rows of another host, and returns their number. Its unbans remain.
+// Disown deletes the rows of another host, including its unbans, and returns their number. If its
+// unbans remained, this host would send them again; see sendAgain.
 func (m *Memory) Disown(origin string) (n int) {
 	locked := func(t sharedTable) int {
 		m.mu.Lock()

@@ -460,6 +460,9 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	before := old
 	if f.Ended && known && old.end(f, now) {
+		if f.Origin != "" {
+			old.rule = s.rules.foreign(f.Origin, s.rules.list[old.rule])
+		}
 		s.own.put(p, old, now)
 		s.log.add(p)
 		s.freed = append(s.freed, Freed{p, f.Origin})
@@ -602,7 +605,29 @@ func (s sharedBans) disown(origin string) (n int) {
 	for p, row := range s.others.networks.rows {
 		del(p, row)
 	}
+	delUnban := func(p netip.Prefix, row ban) {
+		if s.rules.unbannedOn(&row) == origin {
+			s.own.del(p)
+			s.log.add(p)
+			n++
+		}
+	}
+	for k, row := range s.own.hosts.rows {
+		delUnban(k.Prefix(), row)
+	}
+	for p, row := range s.own.networks.rows {
+		delUnban(p, row)
+	}
 	return n
+}
+
+// unbannedOn returns the other host that made an unban, or "".
+func (n *ruleNames) unbannedOn(b *ban) string {
+	if b.flags&(banForeign|banRevoked) != banForeign|banRevoked {
+		return ""
+	}
+	origin, _ := splitOrigin(n.list[b.rule])
+	return origin
 }
 
 // imposed returns the other host that imposed a ban, or "".
