@@ -30,7 +30,7 @@ type ban struct {
 	rule         uint16 // index into ruleNames
 	session      uint64
 	// extra is, for another host's ban, the time until which firewalls contain it; see Rejected.
-	// For this host's ban, it is the time of an unsent unban before it; see unsentUnban. For
+	// For this host's ban, it is the time of the latest unban before it; see unbanBefore. For
 	// this host's unban, it is the time of the unban if it is sent again; see sendAgain.
 	extra uint32
 	times uint8 // consecutive offences on this host, including this one
@@ -47,6 +47,7 @@ const (
 	banListed                        // rests on a listing in a DNS list
 	banWithin                        // an unban also of all hosts and networks in the prefix
 	banExtra                         // only in values of this host's rows, which then include extra
+	banKnew                          // extra is the time of an unban that other hosts know
 )
 
 // keepBan is the retention period of a ban after it ends, in seconds.
@@ -167,9 +168,10 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	k, at := c.Host(), b.clock.row(now)
 	old, known := b.own.hosts.live(k, at)
 	old.settle(at)
-	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1, extra: b.own.unsentUnban(k.Prefix(), &old, at)}
+	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
+	row.extra, row.flags = b.own.unbanBefore(k.Prefix(), &old, at)
 	if r.Observe {
-		row.flags = banObserved
+		row.flags |= banObserved
 	}
 	if r.Listed {
 		row.flags |= banListed
@@ -268,9 +270,10 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
-	row := ban{since: at, until: at + uint32(d/time.Second), rule: b.rules.number(reason), times: 1, flags: banManual}
+	row := ban{since: at, until: at + uint32(d/time.Second), rule: b.rules.number(reason), times: 1}
 	old, ok := b.own.get(p)
-	if row.extra = b.own.unsentUnban(p, &old, at); ok && isSource(p) {
+	row.extra, row.flags = b.own.unbanBefore(p, &old, at)
+	if row.flags |= banManual; ok && isSource(p) {
 		row.last = old.last
 		if old.flags&banObserved == 0 && !old.active(at) {
 			row.times = min(old.times, 254) + 1
@@ -459,7 +462,10 @@ func (b *ban) shift(by int64) {
 // later is kept, but an enforced ban takes precedence over an observed one.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
-	unbanned := max(live.lastUnban(), stored.lastUnban())
+	unbanned, knew := live.lastUnban()
+	if at, also := stored.lastUnban(); at > unbanned {
+		unbanned, knew = at, also
+	}
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
 		if stored.until > live.until {
 			*live = stored
@@ -469,7 +475,7 @@ func mergeBans(live *ban, stored ban) {
 		*live = stored
 	}
 	if live.flags&(banRevoked|banForeign) == 0 {
-		live.extra = min(unbanned, live.since)
+		live.extra, live.flags = min(unbanned, live.since), live.flags&^banKnew|knew
 	}
 }
 

@@ -104,15 +104,17 @@ func (k *book) outgoing(p netip.Prefix) (changed, unsent bool) {
 	return changed, unsent
 }
 
-// unsentUnban returns the time of this host's latest unban of p, if other hosts may not know it,
-// or 0. old is the row that a ban replaces. The ban must include this time. Otherwise, an
-// offence soon after the unban would keep earlier bans on other hosts in effect.
-func (k *book) unsentUnban(p netip.Prefix, old *ban, at uint32) uint32 {
+// unbanBefore returns the time of the latest unban of p, or 0, and banKnew if other hosts know the
+// unban. old is the row that a ban replaces. Other hosts must receive an unban that they do not
+// know with the ban. Otherwise, an offence soon after the unban would keep earlier bans on other
+// hosts in effect. An unban that arrives again does not end the ban.
+func (k *book) unbanBefore(p netip.Prefix, old *ban, at uint32) (uint32, banFlags) {
+	unban, knew := old.lastUnban()
 	shared := k.hosts.outgoing != nil
 	if _, unsent := k.outgoing(p); shared && !unsent && old.ownUnban() {
-		return 0
+		knew = banKnew
 	}
-	return min(old.lastUnban(), at)
+	return min(unban, at), knew
 }
 
 // resend causes other hosts to receive a row, or its deletion, again.

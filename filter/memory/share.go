@@ -82,7 +82,8 @@ type Foreign struct {
 	// For a ban, Seen is the time of the latest unban of the prefix that the ban's
 	// host knew of, in seconds since 1970, or 0 if it is unknown. An unban that
 	// this host knows of remains in effect against earlier bans. For the deletion
-	// of a friend's ban, Seen is the time of the unban.
+	// of a friend's ban, and for a row without a value if Ended is set, Seen is the time of
+	// the unban.
 	Seen int64
 }
 
@@ -229,7 +230,8 @@ func (m *Memory) Origins() map[string]int {
 	return byHost
 }
 
-// Disown deletes the rows of another host, and returns their number. Its unbans remain.
+// Disown deletes the rows of another host, including its unbans, and returns their number. If its
+// unbans remained, this host would send them again; see sendAgain.
 func (m *Memory) Disown(origin string) (n int) {
 	locked := func(t sharedTable) int {
 		m.mu.Lock()

@@ -51,6 +51,9 @@ func ownBan(b *ban) bool { return b.flags&(banForeign|banObserved) == 0 }
 // sending removes the fields of a row that other hosts must not receive.
 func (n *ruleNames) sending(b *ban) {
 	b.last, b.attempts = 0, 0
+	if b.flags&banKnew != 0 {
+		b.extra, b.flags = 0, b.flags&^banKnew
+	}
 	origin, name := splitOrigin(n.list[b.rule])
 	if origin != "" || len(name) > maxSentName { // the origin is set after an unban of another host's ban
 		b.rule = n.number(name[:min(len(name), maxSentName)])
@@ -71,7 +74,7 @@ func (b *Bans) readForeign(key, value []byte, origin string, by int64) (p netip.
 	if row.flags&banForeign != 0 {
 		row.extra = 0
 	}
-	row.flags &^= banForeign
+	row.flags &^= banForeign | banKnew
 	row.shift(by)
 	row.last, row.attempts = 0, 0
 	if origin == "" {
@@ -144,6 +147,8 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 		return old, false, false // this host knows its own ban best
 	case unban && old.flags&banRevoked != 0:
 		return old.again(n)
+	case unban && known && old.knows(int64(row.until)):
+		return old, false, false
 	case unban && (n.partial || sentBack) && known && old.after(&row):
 		return old, false, false
 	case unban:
@@ -158,15 +163,25 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 // ownUnban reports whether the row holds an unban of this host.
 func (b *ban) ownUnban() bool { return b.flags&(banRevoked|banForeign) == banRevoked }
 
-// lastUnban returns the time of this host's latest unban in the row, or 0.
-func (b *ban) lastUnban() uint32 {
-	switch {
-	case b.ownUnban():
-		return b.until
-	case b.flags&banForeign != 0:
-		return 0
+// lastUnban returns the time of the latest unban in the row of this host, or 0, and banKnew if other
+// hosts know that unban.
+func (b *ban) lastUnban() (uint32, banFlags) {
+	switch b.flags & (banRevoked | banForeign) {
+	case banRevoked:
+		return b.until, 0
+	case banRevoked | banForeign:
+		return b.until, banKnew
+	case banForeign:
+		return 0, 0
 	}
-	return b.extra
+	return b.extra, b.flags & banKnew
+}
+
+// knows reports whether the row is a ban of this host, which knew of another host's unban at the
+// given time when it imposed the ban. After a restart, all unbans arrive again. They must not end
+// later bans.
+func (b *ban) knows(unban int64) bool {
+	return b.flags&(banRevoked|banForeign) == 0 && b.extra != 0 && unban <= int64(b.extra)+sameUnban
 }
 
 // again is accept for an unban that follows another one. A later one also clears the counts,
@@ -316,6 +331,18 @@ func (f *Foreign) unban() bool {
 	return len(f.Value) >= banSize && banFlags(f.Value[banSize-1])&banRevoked != 0
 }
 
+// ended returns the time of the unban because of which Ended is set. f must be the row of a ban.
+func (f *Foreign) ended(by int64) int64 {
+	if f.unban() {
+		return int64(be.Uint32(f.Value[4:])) + by
+	}
+	return f.Seen + by - unbanDelay
+}
+
+// unbanDelay is the number of seconds that Foreign.Seen may follow the time of the unban, because
+// the companion receives an unban some time later.
+const unbanDelay = 5
+
 // end ends a ban that this host imposed, because another host has unbanned the prefix. If f
 // is itself the unban, end leaves the ban alone, because accept replaces it. end reports
 // whether it ended the ban.
@@ -398,10 +425,10 @@ func (b *ban) revoke(at uint32) {
 		b.since = at
 	}
 	b.until = max(at, b.since)
-	if b.flags&banForeign != 0 {
-		b.flags &^= banForeign | banObserved // other hosts must receive the unban
+	if b.flags&banObserved != 0 {
+		b.times = 0 // observed offences do not count towards enforced bans
 	}
-	b.flags &^= banWithin
+	b.flags &^= banForeign | banObserved | banWithin | banKnew // other hosts must receive the unban
 	b.extra = 0
 	b.flags |= banRevoked
 }
@@ -454,17 +481,24 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	}
 	old, known := s.own.live(p, now)
 	f = sentBackUnban(s.Bans, f, known)
-	if changed, _ := s.own.outgoing(p); echo(s.Bans, f, &old, known, changed, by) {
+	changed, unsent := s.own.outgoing(p)
+	if echo(s.Bans, f, &old, known, changed, by) {
 		s.own.resend(p)
 		return true
 	}
 	before := old
-	if f.Ended && known && old.end(f, now) {
+	if f.Ended && known && old.knows(f.ended(by)) {
+		s.own.resend(p) // with the stamp of the unban
+	} else if f.Ended && known && old.end(f, now) {
+		if f.Origin != "" {
+			old.rule = s.rules.foreign(f.Origin, s.rules.list[old.rule])
+		}
 		s.own.put(p, old, now)
 		s.log.add(p)
 		s.freed = append(s.freed, Freed{p, f.Origin})
 	} else if f.Ended {
 		unbannedBefore(s.Bans, p, f, by, now)
+		old, known = s.own.live(p, now)
 	}
 	if len(f.Value) == 0 {
 		deleteForeign(s.Bans, p, f, by)
@@ -478,7 +512,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	switch {
 	case n.row.flags&(banForeign|banRevoked) != banForeign:
 		receiveOwn(s.Bans, f, &n, old, known)
-	case known && n.stale(&before) && sendAgain(s.Bans, p, before, &n), known && n.unsent && old.ownUnban(), unbannedRange(s.Bans, &n):
+	case known && n.stale(&before) && sendAgain(s.Bans, p, before, &n), known && unsent && old.ownUnban(), unbannedRange(s.Bans, &n):
 		// An unban that this host knows has ended the ban.
 	default:
 		if known && old.ownUnban() && !n.partial {
@@ -602,7 +636,29 @@ func (s sharedBans) disown(origin string) (n int) {
 	for p, row := range s.others.networks.rows {
 		del(p, row)
 	}
+	delUnban := func(p netip.Prefix, row ban) {
+		if s.rules.unbannedOn(&row) == origin {
+			s.own.del(p)
+			s.log.add(p)
+			n++
+		}
+	}
+	for k, row := range s.own.hosts.rows {
+		delUnban(k.Prefix(), row)
+	}
+	for p, row := range s.own.networks.rows {
+		delUnban(p, row)
+	}
 	return n
+}
+
+// unbannedOn returns the other host that made an unban, or "".
+func (n *ruleNames) unbannedOn(b *ban) string {
+	if b.flags&(banForeign|banRevoked) != banForeign|banRevoked {
+		return ""
+	}
+	origin, _ := splitOrigin(n.list[b.rule])
+	return origin
 }
 
 // imposed returns the other host that imposed a ban, or "".

@@ -81,3 +81,29 @@ func TestForget(t *testing.T) {
 		t.Errorf("%d remain of the network of a freed host", n)
 	}
 }
+
+// TestUnbanAfterObservedBan checks that other hosts receive an unban from a host that has only
+// observed a ban of the prefix, even if that ban has ended.
+func TestUnbanAfterObservedBan(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "2001:db8::/64"} {
+		for _, later := range []time.Duration{time.Minute, 2 * time.Hour} {
+			p := netip.MustParsePrefix(prefix)
+			m, other := sharing(), sharing()
+			m.UseKey([16]byte{1})
+			m.Bans.Add(who(p.Addr().String()), BanRequest{Ladder: hours, Rule: "guess", Session: 1, Observe: true}, at(0))
+			if rows := from(m, "mx1"); len(rows) != 0 {
+				t.Fatalf("%s: an observed ban is sent: %v", prefix, rows)
+			}
+			other.Bans.AddPrefix(p, day, "x", at(time.Second))
+			m.Bans.Revoke(p, false, at(later))
+			m.Bans.Disclaim(p, false, at(later))
+			incoming(t, other, later+time.Second, from(m, "mx1")...)
+			if enforced(other, prefix, later+time.Minute) {
+				t.Errorf("%s is still banned on another host after an unban %v later", prefix, later)
+			}
+			if b, _ := m.Bans.AddPrefix(p, time.Hour, "x", at(later+time.Hour)); b.Times != 1 {
+				t.Errorf("%s: an observed ban counts as offence: %+v", prefix, b)
+			}
+		}
+	}
+}

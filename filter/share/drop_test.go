@@ -110,3 +110,53 @@ func TestWithdrawnListing(t *testing.T) {
 		}
 	}
 }
+
+// TestDropEndsUnbans checks that the bans which a dropped host had ended return, and that no host
+// sends that host's unbans in its own name.
+func TestDropEndsUnbans(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24", "2001:db8::/64"} {
+		for _, how := range []string{"unban", "unban and new ban"} {
+			t.Run(prefix+" "+how, func(t *testing.T) {
+				p := netip.MustParsePrefix(prefix)
+				f := newFleet(t, "mx1", "mx2", "mx9")
+				one, two, evil := f.hosts[0], f.hosts[1], f.hosts[2]
+				for _, h := range f.hosts {
+					h.memory.UseName(h.name)
+					h.memory.UseKey([16]byte{1})
+				}
+				two.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
+				if how == "unban and new ban" {
+					one.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
+				}
+				f.exchange()
+				f.exchange()
+				f.now = f.now.Add(time.Minute)
+				evil.memory.Bans.Revoke(p, false, f.now.UnixMicro())
+				evil.memory.Bans.Disclaim(p, false, f.now.UnixMicro())
+				if how == "unban and new ban" {
+					evil.memory.Bans.AddPrefix(p, time.Minute, "x", f.now.Add(time.Second).UnixMicro())
+				}
+				rows := f.send(evil) // mx2 ignores them
+				one.inbox = append(one.inbox, batch{evil.name, rows})
+				f.receive(one)
+				f.now = f.now.Add(2 * time.Minute)
+				enforced := func(h *host, want bool, when string) {
+					t.Helper()
+					if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); ok != want {
+						t.Errorf("%s %s: banned %v", h.name, when, ok)
+					}
+				}
+				enforced(one, false, "after the unban")
+				one.replica.Drop(evil.name, f.now)
+				one.memory.Disown(evil.name)
+				f.hosts = f.hosts[:2]
+				for range 3 {
+					f.now = f.now.Add(time.Second)
+					f.exchange()
+				}
+				enforced(one, true, "after the drop")
+				enforced(two, true, "after the drop")
+			})
+		}
+	}
+}

@@ -344,7 +344,7 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 		old, ok := r.register(key, self)
 		ban := e.Bucket == memory.BansBucket
 		switch {
-		case ok && old.value == string(e.Value):
+		case ok && old.value == string(e.Value) && (!fresh && !old.sent || !old.ended(r, key, now)):
 			confirm(r, key)
 		case !ok && len(e.Value) == 0:
 		case !ok && !makeOwnRoom(r, self, e, now): // other hosts would omit it
@@ -386,6 +386,12 @@ func setSeen(r *Replica, key rowKey, one *Row, old *register, lost bool) {
 		one.Seen = max(one.Seen, At(time.Unix(b.Since, 0)))
 	}
 	one.Stamp = max(one.Stamp, one.Seen)
+}
+
+// ended reports whether an unban that the register does not include has ended its ban. If the memory
+// has kept the ban, it knew the unban, and the other hosts must receive the ban again.
+func (g *register) ended(r *Replica, key rowKey, now time.Time) bool {
+	return g.isBan() && g.ban.Active(now.Unix()) && g.seen < r.unbanned(key)
 }
 
 // sentUnban reports whether the register of this host contains the unban before the ban b. After
@@ -763,7 +769,11 @@ func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []
 		w.sent = hash(r, value, origin)
 		add := func(value []byte, origin string, ended bool) {
 			e := kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: value}
-			out = append(out, memory.Foreign{Entry: e, Origin: origin, Ended: ended, Seen: w.seen()})
+			seen := w.seen()
+			if ended && value == nil {
+				seen = r.unbanned(key)
+			}
+			out = append(out, memory.Foreign{Entry: e, Origin: origin, Ended: ended, Seen: seen.Time().Unix()})
 		}
 		switch {
 		case value == nil && sent == unsent && !w.shared(r.self):
@@ -788,16 +798,15 @@ func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	return ended
 }
 
-// seen returns the time of the latest unban that was known to a host when it imposed a
+// seen returns the stamp of the latest unban that was known to a host when it imposed a
 // ban, or 0.
-func (w *row) seen() int64 {
-	var s Stamp
+func (w *row) seen() (s Stamp) {
 	for i := range w.registers {
 		if g := &w.registers[i]; g.isBan() {
 			s = max(s, g.unban())
 		}
 	}
-	return int64(s >> 16 / 1000)
+	return s
 }
 
 // hash returns a row's hash, which never equals unsent or dropped. The hash of a row without a

@@ -188,3 +188,128 @@ func TestUnbanSentAgain(t *testing.T) {
 		})
 	}
 }
+
+// TestOldUnbanAgain checks that an unban on another host, which arrives again after a restart or a
+// loss of registers, does not end a ban that this host imposed after it had received the unban.
+func TestOldUnbanAgain(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24", "2001:db8::/64"} {
+		for _, later := range []bool{false, true} { // the other host has also banned the prefix again
+			for _, how := range []string{"service stopped", "filter restarted", "ban before the state was read", "registers lost"} {
+				if how == "ban before the state was read" && prefix == "192.0.2.0/24" {
+					continue // only operators ban networks, after the state has been read
+				}
+				t.Run(fmt.Sprint(prefix, " ", later, " ", how), func(t *testing.T) {
+					p := netip.MustParsePrefix(prefix)
+					f := newFleet(t, "mx1", "mx2", "mx3")
+					mx1, mx2 := f.hosts[0], f.hosts[1]
+					for _, h := range f.hosts {
+						h.memory.UseKey([16]byte{1})
+						h.memory.UseName(h.name)
+					}
+					mx1.memory.Bans.AddPrefix(p, time.Hour, "x", f.now.UnixMicro())
+					f.exchange()
+					f.now = f.now.Add(time.Minute)
+					mx2.memory.Bans.Revoke(p, false, f.now.UnixMicro())
+					mx2.memory.Bans.Disclaim(p, false, f.now.UnixMicro())
+					f.now = f.now.Add(time.Second)
+					f.exchange()
+					f.exchange()
+					if _, ok := mx1.memory.Bans.Enforced(p, f.now.UnixMicro()); ok {
+						t.Fatal("the unban has not arrived")
+					}
+					f.now = f.now.Add(time.Minute)
+					if later {
+						mx2.memory.Bans.AddPrefix(p, 10*time.Second, "x", f.now.UnixMicro())
+						f.exchange()
+						f.now = f.now.Add(time.Minute)
+					}
+					ban := func() { mx1.memory.Bans.AddPrefix(p, 24*time.Hour, "own", f.now.UnixMicro()) }
+					if how == "filter restarted" || how == "ban before the state was read" {
+						disk := mx1.memory.Changes(1 << 20)
+						slices.SortStableFunc(disk, func(a, b kv.Entry) int {
+							return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
+						})
+						mx1.memory = memory.New()
+						mx1.memory.UseName(mx1.name)
+						if how != "filter restarted" {
+							ban()
+						}
+						mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
+					}
+					if how != "ban before the state was read" {
+						ban()
+					}
+					if how == "registers lost" {
+						f.exchange()
+					}
+					if how == "service stopped" || how == "registers lost" {
+						fresh := New("mx1", DefaultLimits())
+						for _, h := range f.hosts {
+							if rows := mx1.replica.Rows(h.name); h != mx1 || how != "registers lost" {
+								if err := fresh.Apply(h.name, rows, f.now); err != nil {
+									t.Fatal(err)
+								}
+							}
+						}
+						mx1.replica = fresh
+					}
+					f.now = f.now.Add(time.Minute)
+					mx1.replica.Resend()
+					f.receive(mx1)
+					mx1.memory.Announce()
+					rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now)
+					mx1.replica.Complete()
+					for _, h := range f.hosts[1:] {
+						h.inbox = append(h.inbox, batch{"mx1", rows})
+					}
+					f.exchange()
+					f.exchange()
+					for _, h := range f.hosts {
+						if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
+							t.Errorf("%s: the later ban has ended", h.name)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestBanAfterTwoUnbans checks that a host enforces a ban by another host that knew the latest
+// unban, even if its own unban is the earlier one and it could not send it.
+func TestBanAfterTwoUnbans(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	mx1, mx2, mx3 := f.hosts[0], f.hosts[1], f.hosts[2]
+	for _, h := range f.hosts {
+		h.memory.UseKey([16]byte{1})
+	}
+	mx1.memory.Bans.AddPrefix(p, time.Hour, "x", f.now.UnixMicro())
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	unban := func(h *host) {
+		h.memory.Bans.Revoke(p, false, f.now.UnixMicro())
+		h.memory.Bans.Disclaim(p, false, f.now.UnixMicro())
+	}
+	unban(mx1)
+	waiting := f.send(mx1)
+	f.now = f.now.Add(time.Minute)
+	unban(mx2)
+	f.hosts = []*host{mx2, mx3} // mx1 cannot reach the server
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	mx2.memory.Bans.AddPrefix(p, 6*time.Hour, "later", f.now.UnixMicro())
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	f.hosts = []*host{mx1, mx2, mx3}
+	mx1.inbox = []batch{{"mx2", mx2.replica.Rows("mx2")}}
+	mx2.inbox = []batch{{"mx1", waiting}}
+	mx3.inbox = []batch{{"mx1", waiting}}
+	f.exchange()
+	f.exchange()
+	for _, h := range f.hosts {
+		if b, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok || b.Rule != "later" {
+			t.Errorf("%s: the later ban is not enforced: %+v", h.name, b)
+		}
+	}
+}
