@@ -250,8 +250,9 @@ func (b *ban) repeatsUntil() int64 {
 	return int64(b.until) + max(inRow, 4*length)
 }
 
-// banned reports whether the row holds a ban, rather than only an offence.
-func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 }
+// banned reports whether the row holds a ban, rather than only an offence or the unban of a prefix
+// that was not banned.
+func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 && b.times > 0 }
 
 func (b *ban) connected(at uint32, active bool) {
 	b.last = at

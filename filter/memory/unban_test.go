@@ -2,6 +2,7 @@ package memory
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -149,6 +150,28 @@ func TestRepeatedUnbans(t *testing.T) {
 		unban()
 		if n := count(); n != 0 {
 			t.Errorf("unban of %s, which has ended a ban: %d events counted", tt.prefix, n)
+		}
+	}
+}
+
+// TestUnbanIsNoBan checks that the list of bans does not include the unban of a prefix that was not
+// banned, on any host.
+func TestUnbanIsNoBan(t *testing.T) {
+	m, other := sharing(), sharing()
+	m.UseKey([16]byte{1})
+	m.Bans.Disclaim(netip.MustParsePrefix("192.0.2.0/24"), true, at(time.Hour))
+	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "x", at(2*time.Hour))
+	m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), false, at(2*time.Hour+time.Minute))
+	incoming(t, other, 3*time.Hour, from(m, "mx1")...)
+	for _, m := range []*Memory{m, other} {
+		var got []string
+		m.Bans.Each(func(b Ban) { got = append(got, b.Prefix.String()+" "+b.Revocation()) })
+		want := "192.0.2.1/32 revoked"
+		if m == other {
+			want += " on mx1"
+		}
+		if !slices.Equal(got, []string{want}) {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -888,8 +888,9 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
 			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)
-			if values = append(values, v); g.ban.Until > until {
-				until, name = g.ban.Until, g.origin.Name
+			b, _ := memory.ReadBan([]byte(key.key), v)
+			if values = append(values, v); b.Until > until {
+				until, name = b.Until, g.origin.Name
 			}
 		}
 	}
