@@ -933,8 +933,10 @@ func (r *Replica) mark(name string, s Stamp) bool {
 	for key, w := range r.rows {
 		before := len(w.registers)
 		r.remove(key, w, func(g *register) bool { return g.origin == o && g.stamp <= s })
-		if len(w.registers) < before {
+		displaced := key.bucket == memory.BansBucket && w.sent > dropped // possibly, by the bans of o
+		if len(w.registers) < before || displaced {
 			w.sent = dropped
+			r.changed.of(key)[key] = struct{}{}
 		}
 	}
 	return true
