@@ -11,14 +11,11 @@ import (
 // for keepBan, so that the host's next ban can be longer.
 type Bans struct {
 	*shared
-	own    book // also holds the unbans of other hosts
-	others book // bans of other hosts; see sharebans.go
-	rules  ruleNames
-	log    banLog
-	// receive appends to freed the prefixes that another host has unbanned, and to
-	// ranges the prefixes in which another host has ended all bans.
-	freed    []Freed
-	ranges   []rangeUnban
+	own      book // also holds the unbans of other hosts
+	others   book // bans of other hosts; see sharebans.go
+	rules    ruleNames
+	log      banLog
+	unbans        // of the rows that are being received
 	standing bool // see HaveStanding
 }
 
@@ -253,8 +250,9 @@ func (b *ban) repeatsUntil() int64 {
 	return int64(b.until) + max(inRow, 4*length)
 }
 
-// banned reports whether the row holds a ban, rather than only an offence.
-func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 }
+// banned reports whether the row holds a ban, rather than only an offence or the unban of a prefix
+// that was not banned.
+func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 && b.times > 0 }
 
 func (b *ban) connected(at uint32, active bool) {
 	b.last = at
@@ -371,18 +369,13 @@ func (b *Bans) RevokeListed(a netip.Addr, refuted func(Ban) bool, now int64) (en
 	return ended
 }
 
-// addresses returns the numbers of the banned hosts in p that are identified by a
-// single IPv6 address.
-func (b *Bans) addresses(p netip.Prefix) map[uint64]bool {
-	set := make(map[uint64]bool)
-	if p.Addr().Is4() {
-		return set
-	}
-	number := func(k Host, _ ban) (uint64, bool) { return k.number(), k != k.wide() && p.Contains(k.Prefix().Addr()) }
+// addresses adds to set the numbers of the banned hosts that are identified by a single IPv6
+// address and for which within returns true.
+func (b *Bans) addresses(set map[uint64]bool, within func(netip.Prefix) bool) {
+	number := func(k Host, _ ban) (uint64, bool) { return k.number(), k != k.wide() && within(k.Prefix()) }
 	for _, k := range []*book{&b.own, &b.others} {
 		each(&b.mu, &k.hosts, number, func(n uint64) { set[n] = true })
 	}
-	return set
 }
 
 // Covering returns the active bans of the networks that contain a.

@@ -241,24 +241,23 @@ func (t *Counters) Halve(c *Client, e rules.Evidence, now int64) {
 	}
 }
 
-// forget deletes the counts for a network and for each host for which freed returns
-// true.
-func (t *Counters) forget(freed func(host uint64) bool, network uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	deleteAll(&t.rows, func(k counterKey) bool {
-		return k.by == rules.BySrc && freed(k.subject) || k.by == rules.ByPrefix && k.subject == network
+// forget deletes the counts for networks and for each host for which freed returns true.
+func (t *Counters) forget(freed func(host uint64) bool, networks map[uint64]bool) {
+	deleteAll(&t.mu, &t.rows, func(k counterKey) bool {
+		return k.by == rules.BySrc && freed(k.subject) || k.by == rules.ByPrefix && networks[k.subject]
 	})
 }
 
-// inPrefix reports whether n is the number of an IPv4 host or a /64 in p.
-func inPrefix(n uint64, p netip.Prefix) bool {
-	h := Host{hi: n}
+// hostOfNumber returns the IPv4 address or the /64 with the number n.
+func hostOfNumber(n uint64) netip.Prefix {
 	if n>>32 == 0 {
-		h = Host{lo: n}
+		return Host{lo: n}.Prefix()
 	}
-	return p.Contains(h.Prefix().Addr())
+	return Host{hi: n}.Prefix()
 }
+
+// inPrefix reports whether n is the number of an IPv4 host or a /64 in p.
+func inPrefix(n uint64, p netip.Prefix) bool { return p.Contains(hostOfNumber(n).Addr()) }
 
 func (t *Counters) counterKey(c *Client, w *rules.Window) counterKey {
 	return counterKey{t.subject(c, w.Evidence, w.By), uint32(w.Window / time.Second), uint8(w.Evidence.Index()), w.By}

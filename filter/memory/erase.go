@@ -96,8 +96,9 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 // numbers returns the numbers of the hosts in p that are identified by a single IPv6
 // address.
 func numbers(m *Memory, p netip.Prefix) map[uint64]bool {
-	hosts := m.Bans.addresses(p)
+	hosts := make(map[uint64]bool)
 	if p.Addr().Is6() {
+		m.Bans.addresses(hosts, func(q netip.Prefix) bool { return p.Contains(q.Addr()) })
 		each(&m.mu, &m.Peers.rows, func(k peerKey, _ peer) (uint64, bool) {
 			return k.host.number(), k.kind != peerDomain && p.Contains(k.host.Prefix().Addr())
 		}, func(n uint64) { hosts[n] = true })

@@ -1,6 +1,9 @@
 package memory
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // A foreignRow is a row of other hosts.
 type foreignRow[V any] struct {
@@ -292,10 +295,29 @@ func (m *Memory) Displaced() map[string]int {
 	return byHost
 }
 
-// deleteAll deletes this host's and other hosts' rows for which del returns true.
-func deleteAll[K comparable, V any](t *table[K, V], del func(K) bool) {
-	t.deleteFunc(del)
-	t.foreign.deleteFunc(func(k foreignKey[K], _ *foreignRow[V]) bool { return del(k.key) })
+// deleteAll deletes this host's and other hosts' rows for which del returns true. The lock is
+// released regularly while del is called.
+func deleteAll[K comparable, V any](mu *sync.Mutex, t *table[K, V], del func(K) bool) {
+	var keys []K
+	each(mu, t, func(k K, _ V) (K, bool) { return k, del(k) }, func(k K) { keys = append(keys, k) })
+	for some := range slices.Chunk(keys, chunk) {
+		t.delAll(mu, some)
+	}
+	var foreign []foreignKey[K]
+	eachIn(mu, func() map[foreignKey[K]]foreignRow[V] { return t.foreign.rows },
+		func(k foreignKey[K], _ foreignRow[V]) (foreignKey[K], bool) { return k, del(k.key) },
+		func(k foreignKey[K]) { foreign = append(foreign, k) })
+	for some := range slices.Chunk(foreign, chunk) {
+		t.foreign.delAll(mu, some)
+	}
+}
+
+func (t *foreignTable[K, V]) delAll(mu *sync.Mutex, keys []foreignKey[K]) {
+	mu.Lock()
+	defer mu.Unlock()
+	for _, k := range keys {
+		t.del(k)
+	}
 }
 
 // eraseForeign is erase for the rows of other hosts.

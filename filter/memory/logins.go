@@ -331,12 +331,10 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 	return ok
 }
 
-// forget deletes the sprays of a network and of each host for which freed returns true.
-func (t *Logins) forget(freed func(host uint64) bool, network uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	deleteAll(&t.sprays, func(k sprayKey) bool {
-		return (k.kind == usersOfSource || k.kind == guessedOfSource) && freed(k.subject) || k.kind == usersOfNet && k.subject == network
+// forget deletes the sprays of networks and of each host for which freed returns true.
+func (t *Logins) forget(freed func(host uint64) bool, networks map[uint64]bool) {
+	deleteAll(&t.mu, &t.sprays, func(k sprayKey) bool {
+		return (k.kind == usersOfSource || k.kind == guessedOfSource) && freed(k.subject) || k.kind == usersOfNet && networks[k.subject]
 	})
 }
 

@@ -49,6 +49,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 
 	"scanwatch/internal/kv"
 )
@@ -277,16 +278,25 @@ func (m *Memory) Expect() {
 	m.unread = true
 }
 
-// Forget deletes the counts and sprays of the hosts in p, after the operator has
-// revoked their bans. An IPv6 address is widened to its /64.
-func (m *Memory) Forget(p netip.Prefix) {
-	own := HostOf(p.Addr(), true).number()
-	p = widen(p)
-	named := m.Bans.addresses(p)
-	named[own] = true
-	freed := func(n uint64) bool { return named[n] || inPrefix(n, p) }
-	m.Counters.forget(freed, network(p.Addr()))
-	m.Logins.forget(freed, network(p.Addr()))
+// Forget deletes the counts and sprays of the hosts in the given prefixes, after their bans have
+// been revoked. An IPv6 address is widened to its /64.
+func (m *Memory) Forget(list ...netip.Prefix) {
+	if len(list) == 0 {
+		return
+	}
+	var within prefixMap[struct{}]
+	hosts, networks := make(map[uint64]bool), make(map[uint64]bool)
+	for _, p := range list {
+		hosts[HostOf(p.Addr(), true).number()] = true
+		networks[network(p.Addr())] = true
+		within.set(widen(p).Masked(), struct{}{})
+	}
+	if slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		m.Bans.addresses(hosts, within.contains)
+	}
+	freed := func(n uint64) bool { return hosts[n] || within.contains(hostOfNumber(n)) }
+	m.Counters.forget(freed, networks)
+	m.Logins.forget(freed, networks)
 }
 
 // restore adds a row to its table, and reports whether the bucket is known and the row

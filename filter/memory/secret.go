@@ -173,7 +173,8 @@ func dropHashes(m *Memory) {
 	m.Logins.pairs.deleteFunc(all)
 	m.Logins.sprays.deleteFunc(func(sprayKey) bool { return true })
 	m.Logins.accounts.deleteFunc(all)
-	deleteAll(&m.Peers.rows, func(k peerKey) bool { return k.kind == peerDomain })
+	m.Peers.rows.deleteFunc(func(k peerKey) bool { return k.kind == peerDomain })
+	m.Peers.rows.foreign.deleteFunc(func(k foreignKey[peerKey], _ *foreignRow[peer]) bool { return k.key.kind == peerDomain })
 	m.complete, m.completeDirty = false, m.complete || m.completeDirty
 	for k, p := range m.Peers.rows.rows {
 		p.senders, p.helos = [manySenders]uint16{}, [manyGreetings]uint16{}

@@ -181,34 +181,33 @@ func outgoing(m *Memory, t sharedTable, n int, skew int64, list *[]kv.Entry) (le
 // this host and sent back. Skew is subtracted from the times in rows; see Outgoing.
 // Until the rows on disk are loaded, Incoming sets no rows, because the stored rows may
 // include unbans.
-func (m *Memory) Incoming(list []Foreign, skew, now int64) (all []Freed, last error) {
+func (m *Memory) Incoming(list []Foreign, skew, now int64) (freed []Freed, last error) {
 	if !m.Bans.Loaded() {
 		return nil, ErrNotLoaded
 	}
+	var sum unbans
 	for some := range slices.Chunk(list, chunk) {
-		freed, ranges, err := receive(m, some, skew, now)
-		freed = append(freed, endWithin(m.Bans, ranges, now)...)
-		for _, r := range ranges {
-			m.Forget(r.prefix)
-		}
-		for _, f := range freed {
-			m.Forget(f.Prefix)
-		}
-		all, last = append(all, freed...), cmp.Or(err, last)
+		u, err := receive(m, some, skew, now)
+		sum = unbans{append(sum.freed, u.freed...), append(sum.cleared, u.cleared...), append(sum.ranges, u.ranges...)}
+		last = cmp.Or(err, last)
 	}
-	return all, last
+	for _, f := range endWithin(m.Bans, sum.ranges, now) {
+		sum.freed, sum.cleared = append(sum.freed, f), append(sum.cleared, f.Prefix)
+	}
+	m.Forget(sum.cleared...)
+	return sum.freed, last
 }
 
 // ErrNotLoaded is returned by Incoming while the state on disk has not been loaded.
 var ErrNotLoaded = errors.New("the state on disk is not loaded yet")
 
 // receive implements Incoming for some of the rows.
-func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, ranges []rangeUnban, err error) {
+func receive(m *Memory, list []Foreign, skew, now int64) (u unbans, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	tables := sharedTables(m)
 	by := -(m.clock.offset.Load()/1e6 + skew)
-	m.Bans.freed, m.Bans.ranges = nil, nil
+	m.Bans.unbans = unbans{}
 	for i := range list {
 		f := &list[i]
 		valid := slices.ContainsFunc(tables, func(t sharedTable) bool {
@@ -218,7 +217,7 @@ func receive(m *Memory, list []Foreign, skew, now int64) (freed []Freed, ranges 
 			err = fmt.Errorf("invalid row of table %q from %q", f.Bucket, f.Origin)
 		}
 	}
-	return m.Bans.freed, m.Bans.ranges, err
+	return m.Bans.unbans, err
 }
 
 // Origins returns the number of rows received from each other host.

@@ -270,11 +270,29 @@ func unbannedRange(b *Bans, n *arrival) bool {
 	return false
 }
 
+// unbans lists the effects of other hosts' unbans.
+type unbans struct {
+	freed   []Freed
+	cleared []netip.Prefix // their counts must be deleted
+	ranges  []rangeUnban
+}
+
 // A rangeUnban is another host's unban of all hosts and networks in a prefix.
 type rangeUnban struct {
 	prefix netip.Prefix
 	origin string
 	until  uint32
+}
+
+// clears reports whether another host's unban of p deletes the counts of p, although it has ended no
+// ban here. old is the previous row. Without these limits, a host could prevent all bans on this
+// host with repeated unbans.
+func (b *ban) clears(p netip.Prefix, old *ban) bool {
+	const again = 3600
+	if p.Bits() < 24 || p.Addr().Is6() && p.Bits() < 48 {
+		return false
+	}
+	return old.flags&banRevoked == 0 || int64(b.until) > int64(old.until)+again
 }
 
 // arrived logs a row that was set, and records the bans that it ends.
@@ -295,13 +313,19 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 		return nil
 	}
 	at := b.clock.row(now)
-	within := func(p netip.Prefix, row *ban) *rangeUnban {
-		for i := range ranges {
-			if r := &ranges[i]; p != r.prefix && p.Bits() >= r.prefix.Bits() && r.prefix.Contains(p.Addr()) && row.since < r.until && row.active(at) {
-				return r
-			}
+	var latest prefixMap[*rangeUnban]
+	for i := range ranges {
+		r := &ranges[i]
+		if old := latest.rows[r.prefix]; old == nil || old.until < r.until {
+			latest.set(r.prefix, r)
 		}
-		return nil
+	}
+	within := func(p netip.Prefix, row *ban) *rangeUnban {
+		if !row.active(at) {
+			return nil
+		}
+		r, _ := latest.find(p, func(q netip.Prefix, r *rangeUnban) bool { return q != p && row.since < r.until })
+		return r
 	}
 	add := func(f Freed) { freed = append(freed, f) }
 	visitBook(b.shared, &b.own, func(p netip.Prefix, row ban) (f Freed, ok bool) {
@@ -382,6 +406,9 @@ func unbannedBefore(b *Bans, p netip.Prefix, f *Foreign, by int64, now uint32) {
 	if unban.last = old.last; b.own.put(p, unban, now) {
 		b.log.add(p)
 		b.freed = append(b.freed, Freed{p, f.Origin})
+		if unban.clears(p, &old) {
+			b.cleared = append(b.cleared, p)
+		}
 	}
 }
 
@@ -495,7 +522,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 		}
 		s.own.put(p, old, now)
 		s.log.add(p)
-		s.freed = append(s.freed, Freed{p, f.Origin})
+		s.freed, s.cleared = append(s.freed, Freed{p, f.Origin}), append(s.cleared, p)
 	} else if f.Ended {
 		unbannedBefore(s.Bans, p, f, by, now)
 		old, known = s.own.live(p, now)
@@ -530,13 +557,14 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 // receiveOwn handles an unban, or a row of this host that was sent back. An unban also ends the
 // bans by other hosts, except that of a friend or in a file if it is later.
 func receiveOwn(b *Bans, f *Foreign, n *arrival, old ban, known bool) {
-	p := n.prefix
+	p, ended := n.prefix, known && old.active(n.at)
 	if strings.HasPrefix(f.Origin, FriendPrefix) {
 		return // a friend cannot end bans of other hosts
 	}
 	if other, ok := b.others.get(p); ok && n.row.flags&banRevoked != 0 {
 		origin, _ := splitOrigin(b.rules.list[other.rule])
 		if !n.partial && !strings.HasPrefix(origin, FriendPrefix) || other.active(n.at) && !other.after(&n.row) {
+			ended = ended || other.active(n.at)
 			b.others.del(p)
 			b.log.add(p)
 		}
@@ -546,6 +574,9 @@ func receiveOwn(b *Bans, f *Foreign, n *arrival, old ban, known bool) {
 	}
 	if result, replaced, freed := old.accept(known, n); replaced && b.own.put(p, result, n.at) {
 		arrived(b, p, &result, f, freed)
+		if freed && (ended || result.clears(p, &old)) {
+			b.cleared = append(b.cleared, p)
+		}
 	}
 }
 

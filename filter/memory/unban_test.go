@@ -2,6 +2,7 @@ package memory
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -104,6 +105,73 @@ func TestUnbanAfterObservedBan(t *testing.T) {
 			if b, _ := m.Bans.AddPrefix(p, time.Hour, "x", at(later+time.Hour)); b.Times != 1 {
 				t.Errorf("%s: an observed ban counts as offence: %+v", prefix, b)
 			}
+		}
+	}
+}
+
+// TestRepeatedUnbans checks that another host cannot delete this host's counts again and again: an
+// unban that has ended no ban here deletes the counts of small networks only, and only once an hour.
+func TestRepeatedUnbans(t *testing.T) {
+	win := rules.Window{Evidence: rules.AuthFailure, Window: day, By: rules.BySrc}
+	for _, tt := range []struct {
+		prefix string
+		within bool
+		every  time.Duration
+		want   int // events counted after five
+	}{
+		{"192.0.2.1/32", false, 10 * time.Second, 4},
+		{"192.0.2.1/32", false, 2 * time.Hour, 0},
+		{"192.0.2.0/24", true, 10 * time.Second, 4},
+		{"192.0.0.0/16", true, 10 * time.Second, 5},
+		{"0.0.0.0/0", true, 10 * time.Second, 5},
+		{"0.0.0.0/0", true, 2 * time.Hour, 5},
+	} {
+		m, evil := sharing(), sharing()
+		evil.UseKey([16]byte{1})
+		p, now := netip.MustParsePrefix(tt.prefix), time.Duration(0)
+		count := func() int {
+			n, _ := m.Counters.Count(who("192.0.2.1"), win, at(now))
+			return n
+		}
+		unban := func() {
+			evil.Bans.Disclaim(p, tt.within, at(now))
+			incoming(t, m, now, from(evil, "mx9")...)
+		}
+		for range 5 {
+			m.Counters.Add(who("192.0.2.1"), rules.AuthFailure, at(now))
+			unban()
+			now += tt.every
+		}
+		if n := count(); n != tt.want {
+			t.Errorf("unbans of %s every %v: %d events counted, want %d", tt.prefix, tt.every, n, tt.want)
+		}
+		m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), 24*time.Hour, "x", at(now))
+		now += 10 * time.Second
+		unban()
+		if n := count(); n != 0 {
+			t.Errorf("unban of %s, which has ended a ban: %d events counted", tt.prefix, n)
+		}
+	}
+}
+
+// TestUnbanIsNoBan checks that the list of bans does not include the unban of a prefix that was not
+// banned, on any host.
+func TestUnbanIsNoBan(t *testing.T) {
+	m, other := sharing(), sharing()
+	m.UseKey([16]byte{1})
+	m.Bans.Disclaim(netip.MustParsePrefix("192.0.2.0/24"), true, at(time.Hour))
+	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "x", at(2*time.Hour))
+	m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), false, at(2*time.Hour+time.Minute))
+	incoming(t, other, 3*time.Hour, from(m, "mx1")...)
+	for _, m := range []*Memory{m, other} {
+		var got []string
+		m.Bans.Each(func(b Ban) { got = append(got, b.Prefix.String()+" "+b.Revocation()) })
+		want := "192.0.2.1/32 revoked"
+		if m == other {
+			want += " on mx1"
+		}
+		if !slices.Equal(got, []string{want}) {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -160,3 +160,39 @@ func TestDropEndsUnbans(t *testing.T) {
 		}
 	}
 }
+
+// TestDropReturnsDisplaced checks that the bans which a dropped host had displaced from a full table
+// return.
+func TestDropReturnsDisplaced(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2", "mx9")
+	one, two, evil := f.hosts[0], f.hosts[1], f.hosts[2]
+	one.memory.Limit(1) // 100 bans
+	prefix := func(net, i int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, byte(net), byte(i)}), 32)
+	}
+	for i := range 50 {
+		two.memory.Bans.AddPrefix(prefix(2, i), time.Hour, "x", f.now.UnixMicro())
+	}
+	f.exchange()
+	for i := range 200 {
+		evil.memory.Bans.AddPrefix(prefix(3, i), 24*time.Hour, "x", f.now.Add(-time.Duration(i/100)*time.Minute).UnixMicro())
+	}
+	f.exchange()
+	count := func() (n int) {
+		for i := range 50 {
+			if _, ok := one.memory.Bans.Enforced(prefix(2, i), f.now.UnixMicro()); ok {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count(); n == 50 {
+		t.Fatal("no ban was displaced")
+	}
+	one.replica.Drop("mx9", f.now)
+	one.memory.Disown("mx9")
+	f.exchange()
+	if n := count(); n != 50 {
+		t.Errorf("%d of 50 bans after the drop", n)
+	}
+}

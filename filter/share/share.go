@@ -22,7 +22,8 @@
 //   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
 //     because it chooses the times of its bans.
 //   - It can revoke the bans of all hosts, even whole ranges. Each later offence leads to a
-//     new ban, but other hosts may receive that ban only after maxAhead.
+//     new ban, but other hosts may receive that ban only after maxAhead. An unban that ends no
+//     ban on a host deletes the counts of a small network there, once an hour.
 //   - It can let clients be known, but not trusted. Bans of other hosts then do not apply to
 //     an attacker.
 //   - It can let mailboxes exist on another host, so that no mailbox counts as probed and one
@@ -887,8 +888,9 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
 			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)
-			if values = append(values, v); g.ban.Until > until {
-				until, name = g.ban.Until, g.origin.Name
+			b, _ := memory.ReadBan([]byte(key.key), v)
+			if values = append(values, v); b.Until > until {
+				until, name = b.Until, g.origin.Name
 			}
 		}
 	}
@@ -931,8 +933,10 @@ func (r *Replica) mark(name string, s Stamp) bool {
 	for key, w := range r.rows {
 		before := len(w.registers)
 		r.remove(key, w, func(g *register) bool { return g.origin == o && g.stamp <= s })
-		if len(w.registers) < before {
+		displaced := key.bucket == memory.BansBucket && w.sent > dropped // possibly, by the bans of o
+		if len(w.registers) < before || displaced {
 			w.sent = dropped
+			r.changed.of(key)[key] = struct{}{}
 		}
 	}
 	return true

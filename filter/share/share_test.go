@@ -327,3 +327,18 @@ func first(list []memory.Ban) (b memory.Ban, ok bool) {
 	}
 	return list[0], true
 }
+
+// TestNameOfLimitedBan checks that a merged ban names the host whose ban ends last after the limit on
+// the duration of bans.
+func TestNameOfLimitedBan(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	f.hosts[0].memory.Bans.AddPrefix(p, 365*24*time.Hour, "year", f.now.UnixMicro())
+	f.exchange()
+	f.now = f.now.Add(31 * 24 * time.Hour)
+	f.hosts[1].memory.Bans.AddPrefix(p, 24*time.Hour, "day", f.now.UnixMicro())
+	f.exchange()
+	if b, ok := f.hosts[2].memory.Bans.Enforced(p, f.now.UnixMicro()); !ok || b.Origin != "mx2" || b.Rule != "day" {
+		t.Errorf("%+v %v", b, ok)
+	}
+}
