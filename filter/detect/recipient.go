@@ -87,6 +87,9 @@ func (st *State) classify(c *Case) RcptClass {
 	case routed:
 		st.relay(c)
 		return RcptRoute
+	case ev.Cause == smtp.CauseUser: // the server knows its domains better than this filter does
+		st.missing(c)
+		return RcptUnknown
 	case len(domain) > 0 && !local && sure:
 		st.relay(c)
 		return RcptRelay

@@ -105,6 +105,8 @@ func TestClasses(t *testing.T) {
 		{"source route", nil, smtp.Event{Addr: []byte("@example.com:bob@example.org"), Result: smtp.ResultPermfail, Code: 550}, RcptRoute, []string{"relay-probe route high"}},
 		{"bang path", nil, smtp.Event{Addr: []byte("host!bob"), Result: smtp.ResultPermfail, Code: 550}, RcptRoute, []string{"relay-probe route high"}},
 		{"another domain", nil, smtp.Event{Addr: []byte("bob@example.com"), Result: smtp.ResultPermfail, Code: 550}, RcptForeign, []string{"relay-probe domain medium"}},
+		{"an unknown user in another domain", nil, smtp.Event{Addr: []byte("bob@[192.0.2.25]"), Result: smtp.ResultPermfail, Code: 550, Cause: smtp.CauseUser}, RcptUnknown, []string{"unknown-recipient domain high"}},
+		{"an unknown user with a source route", nil, smtp.Event{Addr: []byte("@example.com:bob@example.org"), Result: smtp.ResultPermfail, Code: 550, Cause: smtp.CauseUser}, RcptRoute, []string{"relay-probe route high"}},
 		{"no such recipient", nil, smtp.Event{Addr: []byte("bob@example.org"), Result: smtp.ResultPermfail, Code: 550}, RcptUnknown, []string{"unknown-recipient domain high"}},
 		{"without a reply", nil, smtp.Event{Addr: []byte("bob@example.org"), Result: smtp.ResultPermfail}, RcptUnknown, []string{"unknown-recipient domain medium"}},
 		{"bounce", func(b *bench) { b.mail("") }, smtp.Event{Addr: []byte("bob@example.org"), Result: smtp.ResultPermfail, Code: 550}, RcptUnknown, []string{"backscatter domain high"}},

@@ -186,7 +186,7 @@ reply 250
 line 4 ""
 ask rcpt-to name "" addr "nobody@example.org"
 reply 550
-8 permfail name "" addr "nobody@example.org" text "" code 550 reply "User unknown" cause 7
+8 permfail name "" addr "nobody@example.org" text "" code 550 reply "User unknown" cause 9
 line 4 ""
 ask rcpt-to name "" addr "joe@example.org"
 reply 250
@@ -282,7 +282,7 @@ func TestRefusals(t *testing.T) {
 		status, text string
 		want         smtp.Cause
 	}{
-		{"5.1.1", "Recipient address rejected: User unknown in local recipient table", smtp.CauseRecipient},
+		{"5.1.1", "Recipient address rejected: User unknown in local recipient table", smtp.CauseUser},
 		{"5.1.1", "", smtp.CauseRecipient},                               // Sendmail
 		{"5.1.1", "5.1.1 Did you mean gmail.example?", smtp.CauseFilter}, // a transport that the administrator has blocked
 		{"5.1.10", "Recipient address rejected: Domain x.example does not accept mail (nullMX)", smtp.CauseFilter},

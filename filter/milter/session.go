@@ -215,8 +215,11 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	if is := refusals[status]; is.text == nil || is.text(string(smtpd.Reason([]byte(text)))) {
 		e.Cause = is.cause
 	}
-	if e.Cause == smtp.CauseNone {
+	switch {
+	case e.Cause == smtp.CauseNone:
 		e.Cause = smtp.CauseFilter
+	case e.Cause == smtp.CauseRecipient && smtpd.UserUnknown([]byte(text)):
+		e.Cause = smtp.CauseUser
 	}
 	e.Reply = clip([]byte(text), maxExample)
 	return e

@@ -488,7 +488,7 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 		cause = r.cause()
 	}
 	switch {
-	case string(r.command) == "VRFY" && cause == smtp.CauseRecipient: // the client has asked for a mailbox
+	case string(r.command) == "VRFY" && cause == smtp.CauseUser: // the client has asked for a mailbox
 		s.add(step{kind: smtp.EventRcpt, verb: smtp.VerbNames, result: resultOf(r.code), code: r.code, cause: cause, class: rejected, at: l.At},
 			smtpd.Argument(r.recipient, maxPath), clip(r.reply, maxExample))
 		return true
@@ -528,9 +528,9 @@ var refusals = []struct {
 }{
 	{"5.7.1 ", "Relay access denied", smtp.CauseRelay},
 	{"4.7.1 ", "Relay access denied", smtp.CauseRelay},
-	{"5.1.1 ", "Recipient address rejected: User unknown", smtp.CauseRecipient},
+	{"5.1.1 ", "Recipient address rejected: User unknown", smtp.CauseUser},
 	{"5.1.1 ", "Recipient address rejected: undeliverable", smtp.CauseRecipient},
-	{"4.1.1 ", "Recipient address rejected: User unknown", smtp.CauseRecipient},
+	{"4.1.1 ", "Recipient address rejected: User unknown", smtp.CauseUser},
 	{"5.1.3 ", "", smtp.CauseSyntax},
 }
 
@@ -544,8 +544,8 @@ func (r *rejection) cause() smtp.Cause {
 			return smtp.CauseNone
 		}
 	case "VRFY":
-		if r.refusal() == smtp.CauseRecipient {
-			return smtp.CauseRecipient
+		if r.refusal() == smtp.CauseUser {
+			return smtp.CauseUser
 		}
 		return smtp.CauseNone
 	case "ETRN":

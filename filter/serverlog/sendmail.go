@@ -200,7 +200,7 @@ var mailRefusals = []struct {
 	cause smtp.Cause
 }{
 	{"Relaying denied", smtp.CauseRelay},
-	{"User unknown", smtp.CauseRecipient},
+	{"User unknown", smtp.CauseUser},
 }
 
 // quotedArg matches a line that contains an address with a quoted local part and no other text
@@ -273,7 +273,7 @@ func codeOf(reply []byte) (code uint32) {
 
 func (m *sendmail) userUnknown(l *maillog.Line, _, rest []byte) {
 	if addr, ok := bytes.CutSuffix(rest, []byte(">... User unknown")); ok {
-		m.session(l).rcpt(l.At, addr, 550, []byte("5.1.1 User unknown"), smtp.CauseRecipient, unsent)
+		m.session(l).rcpt(l.At, addr, 550, []byte("5.1.1 User unknown"), smtp.CauseUser, unsent)
 	}
 }
 

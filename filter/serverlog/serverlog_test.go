@@ -36,7 +36,7 @@ var kindNames = [smtp.NumKinds]string{
 
 var causeNames = map[smtp.Cause]string{
 	smtp.CauseFilter: "filter", smtp.CauseSyntax: "syntax", smtp.CauseOrder: "order", smtp.CauseUnsupported: "unsupported", smtp.CauseUnknown: "unknown",
-	smtp.CausePipelining: "pipelining", smtp.CauseRecipient: "recipient", smtp.CauseRelay: "relay",
+	smtp.CausePipelining: "pipelining", smtp.CauseRecipient: "recipient", smtp.CauseRelay: "relay", smtp.CauseUser: "user",
 }
 
 func (r *recorder) Event(e *smtp.Event) {
@@ -236,13 +236,13 @@ func TestChosenText(t *testing.T) {
 			"cause=unknown", ""},
 		{"a denial in the recipient", "postfix",
 			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <"Relay access denied"@example.org>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<"Relay access denied"@example.org> proto=ESMTP helo=<x>`,
-			"cause=recipient", "cause=relay"},
+			"cause=user", "cause=relay"},
 		{"a denial after the end of the recipient", "postfix",
 			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <"a>: Relay access denied; x"@example.org>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<"a>: Relay access denied; x"@example.org> proto=ESMTP helo=<x>`,
-			"cause=recipient", "cause=relay"},
+			"cause=user", "cause=relay"},
 		{"a denial in a recipient without quotes", "postfix",
 			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <a>: Relay access denied; "x@example.org>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<"a>: Relay access denied; \"x"@example.org> proto=ESMTP helo=<x>`,
-			"cause=recipient", "cause=relay"},
+			"cause=user", "cause=relay"},
 		{"another server's reply about the sender", "postfix",
 			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 450 4.1.7 <s@b.example>: Sender address rejected: unverified address: host mx.b.example[198.51.100.77] said: 554 5.7.1 <s@b.example>: Relay access denied (in reply to RCPT TO command); from=<s@b.example> to=<real@example.org> proto=ESMTP helo=<x>`,
 			"cause=filter", "cause=relay"},
@@ -303,7 +303,7 @@ Nov 29 10:00:02 mx2 postfix/local[7]: 4C8B31A2: to=<v@example.org>, relay=local,
 		if good == "" || strings.Contains(good, "guess") || strings.Contains(good, "auth") || strings.Contains(good, "evil") {
 			t.Errorf("%s:\n%s", kind, rec.b.String())
 		}
-		if kind == "sendmail" && strings.Count(rec.b.String(), "cause=recipient") != 6 {
+		if kind == "sendmail" && strings.Count(rec.b.String(), "cause=user") != 6 {
 			t.Errorf("%s: rejected recipients are lost:\n%s", kind, rec.b.String())
 		}
 	}
@@ -555,13 +555,13 @@ func TestFiller(t *testing.T) {
 		{"senders", "icewarp", "203.0.113.1   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n", []string{
 			"203.0.113.1   [0968] 10:14:02 <<< MAIL FROM:<" + long + "%d@b.example>\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.1.0 ok\n",
 			"203.0.113.1   [0968] 10:14:02 <<< RSET\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.0.0 ok\n"},
-			"203.0.113.1   [0968] 10:14:02 <<< RCPT TO:<guess%d@example.org>\n203.0.113.1   [0968] 10:14:02 >>> 550 5.1.1 User unknown\n", "cause=recipient", 200},
+			"203.0.113.1   [0968] 10:14:02 <<< RCPT TO:<guess%d@example.org>\n203.0.113.1   [0968] 10:14:02 >>> 550 5.1.1 User unknown\n", "cause=user", 200},
 		{"NOOP", "icewarp", "203.0.113.1   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n", []string{"203.0.113.1   [0968] 10:14:02 <<< NOOP\n", "203.0.113.1   [0968] 10:14:02 >>> 250 2.0.0 ok\n"},
 			"203.0.113.1   [0968] 10:14:02 <<< AUTH PLAIN AGEAYg==\n203.0.113.1   [0968] 10:14:02 >>> 535 5.7.8 failed\n", "auth ", 100},
 		{"DATA", "kumomta", "", []string{`{"type":"Rejection","sender":"","response":{"code":503,"content":"bad sequence %d","command":"DATA"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}` + "\n"},
 			`{"type":"Rejection","sender":"a@b.example","response":{"code":550,"content":"5.1.1 no such user","command":"RCPT TO:<f%d@example.org>"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}` + "\n", "cause=recipient", 200},
 		{"bad senders", "sendmail", "Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from [203.0.113.1]\n", []string{"Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: ruleset=check_mail, arg1=<a%[1]d@b.invalid>, relay=[203.0.113.1], reject=553 5.1.8 <a%[1]d@b.invalid>... Domain of sender address a%[1]d@b.invalid does not exist\n"},
-			"Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: <guess%d@example.org>... User unknown\n", "cause=recipient", 200},
+			"Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: <guess%d@example.org>... User unknown\n", "cause=user", 200},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var log strings.Builder
@@ -608,7 +608,7 @@ func TestReasons(t *testing.T) {
 		"could not verify: response to \"RCPT TO:<a@b.example>\" from mx.b.example [192.0.2.9] was: 554 Relay access denied":  "filter",
 		"response to \"RCPT TO:<blocked.sender@example.org>\" from store.example.org [192.0.2.9] was: 550 5.1.1 User unknown": "recipient",
 		"<blocked.sender@example.org>: no such user":        "recipient",
-		"5.1.1 User unknown":                                "recipient",
+		"5.1.1 User unknown":                                "user",
 		"Unrouteable address":                               "recipient",
 		"relay not permitted":                               "relay",
 		"<blocked.sender@example.org>: Relay access denied": "relay",
@@ -637,9 +637,9 @@ func TestCutLines(t *testing.T) {
 		{"short", "a@b.example", "x"},
 	} {
 		for cause, reply := range map[string]string{
-			"recipient": "550 5.1.1 <guess%d@example.org>: Recipient address rejected: User unknown in local recipient table",
-			"relay":     "454 4.7.1 <guess%d@example.org>: Relay access denied",
-			"filter":    "554 5.7.1 <a@b.example>: Sender address rejected: Access denied %d",
+			"user":   "550 5.1.1 <guess%d@example.org>: Recipient address rejected: User unknown in local recipient table",
+			"relay":  "454 4.7.1 <guess%d@example.org>: Relay access denied",
+			"filter": "554 5.7.1 <a@b.example>: Sender address rejected: Access denied %d",
 		} {
 			t.Run(c.name+" "+cause, func(t *testing.T) {
 				var log strings.Builder
@@ -661,7 +661,7 @@ func TestCutLines(t *testing.T) {
 // Other rejections of VRFY are not evidence.
 func TestNames(t *testing.T) {
 	for reply, want := range map[string]string{
-		"550 5.1.1 <g@example.org>: Recipient address rejected: User unknown in local recipient table": `rcpt "g@example.org" <g@example.org> permfail 550 cause=recipient`,
+		"550 5.1.1 <g@example.org>: Recipient address rejected: User unknown in local recipient table": `rcpt "g@example.org" <g@example.org> permfail 550 cause=user`,
 		"454 4.7.1 <g@far.example>: Relay access denied":                                               `command "VRFY`,
 		"502 5.5.1 VRFY command is disabled":                                                           `command "VRFY`,
 		"554 5.7.1 <unknown[203.0.113.1]>: Client host rejected: Access denied":                        `command "VRFY`,

@@ -349,7 +349,7 @@ func rcptOutcome(s *session, at int64, code uint32, text []byte) {
 func (s *session) rcptRefused(at int64, addr []byte, code uint32, text []byte, class uint8) {
 	cause := smtpd.CauseOf(smtp.VerbRcpt, code, text)
 	reason := recipientReason(text, addr)
-	if cause == smtp.CauseRecipient && !namesRecipient(text, reason) || cause == smtp.CauseRelay && namesOther(reason) || code < 500 && cause != smtp.CauseRelay {
+	if (cause == smtp.CauseRecipient || cause == smtp.CauseUser) && !namesRecipient(text, reason) || cause == smtp.CauseRelay && namesOther(reason) || code < 500 && cause != smtp.CauseRelay {
 		cause = smtp.CauseFilter
 		s.policy(at, smtp.PhaseRcptTo, codeAnd(code, text))
 	}

@@ -86,6 +86,9 @@ func (c *command) cause() smtp.Cause {
 		}
 	}
 	if c.verb == smtp.VerbRcpt && c.code >= 500 {
+		if UserUnknown(c.reply) {
+			return smtp.CauseUser
+		}
 		return smtp.CauseRecipient
 	}
 	return smtp.CauseNone
@@ -102,6 +105,13 @@ func relayDenied(reply []byte) bool {
 		}
 	}
 	return false
+}
+
+// UserUnknown reports whether the reply of another mail server means that a local recipient does not
+// exist. Postfix and Sendmail send these replies only for their own domains.
+func UserUnknown(reply []byte) bool {
+	reason := bytes.TrimPrefix(Reason(reply), []byte("5.1.1 "))
+	return bytes.HasPrefix(reason, []byte("Recipient address rejected: User unknown")) || bytes.HasPrefix(reason, []byte("User unknown"))
 }
 
 // Reason returns the part of a reply's text after the recipient. Replies of Postfix begin with

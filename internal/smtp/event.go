@@ -96,6 +96,7 @@ const (
 	CausePipelining               // the client did not wait for a reply
 	CauseRecipient                // recipient that the server does not accept mail for
 	CauseRelay                    // recipient in a domain that the server does not relay to, according to its reply
+	CauseUser                     // recipient that does not exist in a domain of the server, according to its reply
 )
 
 // A Listing is a DNS list's answer about the client.
