@@ -131,7 +131,7 @@ type Case struct {
 
 // Spray describes the password spray to which a failed login belongs.
 type Spray struct {
-	Match string // "users" or "networks"; empty if there is no spray
+	Match string // "users", "networks" or "rate"; empty if there is no spray
 	Sure  bool
 }
 
