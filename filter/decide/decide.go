@@ -340,7 +340,8 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	f.Helo, f.MailFrom, f.TLS = s.Helo, s.Transaction.Sender, s.TLS
 	f.Listings = s.Listings
 	f.ASN, f.ASNKnown, f.Country = s.ASN, s.ASNKnown, s.Country
-	f.Evidence, f.Weak, f.Score = s.Case.Evidence, s.Case.Weak, s.State.Score
+	f.Evidence, f.Weak = s.Case.Current()
+	f.Score = s.State.Score
 	f.Window, f.Recorded = d, d.Recorded
 	f.Standing, f.Failed = d.Standing(s, at), s.Failed
 	if s.Authed {
