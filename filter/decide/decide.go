@@ -64,6 +64,8 @@ type Decider struct {
 	Recorded bool // the events come from stored records, in which names may be hashed
 	// Own, if set, reports whether a prefix includes one of this host's addresses.
 	Own func(netip.Prefix) bool
+	// OwnDomain, if set, reports whether a proven name lies in a domain of this site.
+	OwnDomain func(name []byte) bool
 	// Local, if set, reports whether a domain is local. If sure is false, a domain that is not
 	// known to be local may be a new local domain.
 	Local func(domain []byte) (local, sure bool)
