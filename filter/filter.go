@@ -115,7 +115,7 @@ func New(o Options) *Pipeline {
 	for _, a := range o.OwnAddrs {
 		p.site.Addrs[a.Unmap()] = true
 	}
-	p.decider = decide.Decider{Memory: p.memory, Own: p.site.OwnIn, Local: p.site.LocalDomain, Recorded: o.Recorded, Trace: o.Trace}
+	p.decider = decide.Decider{Memory: p.memory, Own: p.site.OwnIn, OwnDomain: p.site.OwnDomain, Local: p.site.LocalDomain, Recorded: o.Recorded, Trace: o.Trace}
 	return p
 }
 

@@ -148,10 +148,11 @@ func (s *session) senderDomain(sender []byte) string {
 
 // judge records an ended session as an offence, or records its legitimate mail.
 func (p *Pipeline) judge(s *session, at int64) {
+	evidence, _ := s.detect.Current()
 	switch {
 	case s.detect.Abused || s.decide.Offence:
 		p.memory.Peers.Misbehaved(&p.client, at)
-	case !s.decide.Junked && s.detect.Evidence&(rules.HeloOwnName|rules.HeloOwnAddress) == 0:
+	case !s.decide.Junked && evidence&(rules.HeloOwnName|rules.HeloOwnAddress) == 0:
 		p.memory.Peers.Delivered(&p.client, s.delivery, at)
 	}
 }

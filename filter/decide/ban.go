@@ -117,6 +117,8 @@ func (d *Decider) exempt(s Subject, rule *rules.Rule, foreign bool, at int64) st
 		return "gateway"
 	case s.Friend:
 		return "friend"
+	case d.OwnDomain != nil && d.OwnDomain(s.ProvenName()):
+		return "own-domain" // only the site can give a host such a name
 	}
 	excuse, elsewhere := d.Memory.Peers.ExcuseFrom(s.Client, at)
 	switch {

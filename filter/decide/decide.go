@@ -64,6 +64,8 @@ type Decider struct {
 	Recorded bool // the events come from stored records, in which names may be hashed
 	// Own, if set, reports whether a prefix includes one of this host's addresses.
 	Own func(netip.Prefix) bool
+	// OwnDomain, if set, reports whether a proven name lies in a domain of this site.
+	OwnDomain func(name []byte) bool
 	// Local, if set, reports whether a domain is local. If sure is false, a domain that is not
 	// known to be local may be a new local domain.
 	Local func(domain []byte) (local, sure bool)
@@ -340,7 +342,8 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	f.Helo, f.MailFrom, f.TLS = s.Helo, s.Transaction.Sender, s.TLS
 	f.Listings = s.Listings
 	f.ASN, f.ASNKnown, f.Country = s.ASN, s.ASNKnown, s.Country
-	f.Evidence, f.Weak, f.Score = s.Case.Evidence, s.Case.Weak, s.State.Score
+	f.Evidence, f.Weak = s.Case.Current()
+	f.Score = s.State.Score
 	f.Window, f.Recorded = d, d.Recorded
 	f.Standing, f.Failed = d.Standing(s, at), s.Failed
 	if s.Authed {

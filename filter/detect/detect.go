@@ -37,6 +37,7 @@ const (
 type State struct {
 	Evidence rules.Evidence // evidence with high or medium confidence
 	Weak     rules.Evidence // evidence with only low confidence
+	Past     rules.Evidence // evidence about an earlier greeting that a later one has replaced; rules ignore it
 	Abused   bool           // the client has behaved as mail servers never do
 
 	Relay       uint32 // distinct recipients rejected because they are not local or have a source route
@@ -95,9 +96,34 @@ const Abuse = rules.Scanner | rules.BotnetHelo | foreign | rules.Harvest | rules
 // with low confidence.
 const CountedPerEvent = rules.UnknownRecipient | rules.Backscatter | rules.RecipientFlood | rules.RelayProbe | rules.AuthFailure | rules.AuthUnsupported | rules.UnknownCommand
 
+// Current returns the evidence that rules may use.
+func (st *State) Current() (evidence, weak rules.Evidence) {
+	return st.Evidence &^ st.Past, st.Weak &^ st.Past
+}
+
+// Evidence about greetings. A client that has made a mistake in its greeting may correct it. A
+// false name is corrected only by a proven one.
+const (
+	mistakes = rules.HeloMissing | rules.HeloUnqualified | rules.HeloBareAddress | rules.HeloLocalhost | rules.HeloWord | rules.HeloInvalid
+	lies     = rules.HeloForged | rules.HeloOwnName | rules.HeloOwnAddress
+)
+
+// greeted updates the state after a new greeting, before the detectors examine it. The record keeps
+// the evidence about earlier greetings.
+func (st *State) greeted(c *Case) {
+	if !c.greets() || !c.NewHelo {
+		return
+	}
+	st.Past |= (st.Evidence | st.Weak) & mistakes
+	if c.provenHelo() {
+		st.Past |= (st.Evidence | st.Weak) & lies
+	}
+}
+
 // Add adds the evidence of f to st. Add returns false if st already has this evidence with at least
 // the same confidence.
 func (st *State) Add(f *Finding) bool {
+	st.Past &^= f.Evidence
 	low := f.Confidence == Low
 	if st.Evidence.Has(f.Evidence) || low && st.Weak.Has(f.Evidence) {
 		return false
@@ -131,7 +157,7 @@ type Case struct {
 
 // Spray describes the password spray to which a failed login belongs.
 type Spray struct {
-	Match string // "users" or "networks"; empty if there is no spray
+	Match string // "users", "networks" or "rate"; empty if there is no spray
 	Sure  bool
 }
 

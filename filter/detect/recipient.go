@@ -35,11 +35,13 @@ const (
 )
 
 // observed is the set of event kinds that observe handles.
-const observed = kinds(1<<smtp.EventMail | 1<<smtp.EventCommit | 1<<smtp.EventRollback | 1<<smtp.EventCommand | 1<<smtp.EventRcpt)
+const observed = kinds(1<<smtp.EventHelo | 1<<smtp.EventRequest | 1<<smtp.EventMail | 1<<smtp.EventCommit | 1<<smtp.EventRollback | 1<<smtp.EventCommand | 1<<smtp.EventRcpt)
 
 // observe updates the state shared by the detectors.
 func (st *State) observe(c *Case) {
 	switch ev := c.Event; ev.Kind {
+	case smtp.EventHelo, smtp.EventRequest:
+		st.greeted(c)
 	case smtp.EventMail:
 		if ev.Result == smtp.ResultOK {
 			st.tx = mailboxes{}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"scanwatch/filter/memory"
+	"scanwatch/internal/hostname"
 	"scanwatch/rules"
 )
 
@@ -71,6 +72,28 @@ func (s *Site) LocalDomain(domain []byte) (local, sure bool) {
 		}
 	}
 	return s.Memory.Domains.Local(domain), false
+}
+
+// OwnDomain reports whether a proven name of a client lies in a domain of this site: in a domain of
+// the table <local-domains>, or in the registered domain of the server if the server accepts mail
+// for it. Other domains learned from accepted mail are not sufficient, because they may belong to
+// users. A name that a provider has chosen for a customer's host is not in a domain of the site.
+func (s *Site) OwnDomain(name []byte) bool {
+	if len(name) == 0 || hostname.Generic(name) {
+		return false
+	}
+	if s.Policy != nil {
+		if table := s.Policy.Table("local-domains"); table != nil {
+			for rest, ok := bytes.TrimSuffix(name, []byte{'.'}), true; ok && len(rest) > 0; _, rest, ok = bytes.Cut(rest, []byte{'.'}) {
+				if table.MatchName(rest) {
+					return true
+				}
+			}
+		}
+	}
+	domain := []byte(hostname.Registered(s.Name))
+	local, _ := s.LocalDomain(domain)
+	return len(domain) > 0 && local && sameOwner(s.Name, name)
 }
 
 // OwnIn reports whether a prefix includes an address for which OwnAddr is true.

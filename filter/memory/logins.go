@@ -27,6 +27,7 @@ type pair struct {
 	sessions uint16 // sessions with failures since the latest success
 	session  uint16 // hash of the id of the latest session with a failure
 	tries    uint16 // all failures since the latest success
+	rate     uint16 // failures within hour
 }
 
 const pairHours = 24
@@ -56,11 +57,12 @@ const (
 	sendersOfAccount // sender addresses used by the user
 	guessedOfSource  // users for whom guessedAt logins from the source failed
 	loginsOfSource   // users who have logged in from the source, latest first
+	rateOfSource     // multiples of rateAt failures for a user within an hour
 )
 
 // ofHost reports whether the subject of k is a host.
 func (k sprayKind) ofHost() bool {
-	return k == usersOfSource || k == guessedOfSource || k == loginsOfSource
+	return k == usersOfSource || k == guessedOfSource || k == loginsOfSource || k == rateOfSource
 }
 
 // Numbers of distinct users or networks that make failed logins a password spray. For a
@@ -79,10 +81,18 @@ const (
 	guessedAt    = 20
 )
 
+// A source with successful logins is also an attacker if rateMarks times within an hour, a user's
+// failures in the hour reach another multiple of rateAt. A device that tries an old password in two
+// ways once a minute fails 120 times an hour, so that it never reaches two multiples.
+const (
+	rateAt    = 140
+	rateMarks = 2
+)
+
 // sprayWindow lists the window of each kind, in seconds.
 var sprayWindow = [...]uint32{
 	usersOfSource: daySeconds, usersOfNet: 3600, netsOfUser: daySeconds, netsOfAccount: 3600, sendersOfAccount: 3600,
-	guessedOfSource: daySeconds, loginsOfSource: (loginDays + 1) * daySeconds,
+	guessedOfSource: daySeconds, loginsOfSource: (loginDays + 1) * daySeconds, rateOfSource: 3600,
 }
 
 func newLogins(s *shared, peers *Peers, counters *Counters, recipients *Recipients) *Logins {
@@ -93,7 +103,7 @@ func newLogins(s *shared, peers *Peers, counters *Counters, recipients *Recipien
 			evictionScore: func(_ uint64, p pair, now uint32) int64 { return rest(p.hour*3600, (pairHours+1)*3600-1, now) },
 			key:           number,
 			value: func(p pair) []byte {
-				return append(be.AppendUint32(words(p.failed), p.hour), words(p.sessions, p.session, p.tries)...)
+				return append(be.AppendUint32(words(p.failed), p.hour), words(p.sessions, p.session, p.tries, p.rate)...)
 			},
 			decode: readPair,
 			shift:  func(_ uint64, p *pair, by int64) { p.hour = uint32(max(int64(p.hour)+by/3600, 0)) },
@@ -116,7 +126,7 @@ func newLogins(s *shared, peers *Peers, counters *Counters, recipients *Recipien
 			decode:  readSpray,
 			shift:   func(_ sprayKey, r *spray, by int64) { shiftTime(&r.since, by) },
 			combine: combineSprays, higher: combineSprays,
-			private: func(k sprayKey) bool { return k.kind == guessedOfSource || k.kind == loginsOfSource }, // other hosts' logins exempt no client
+			private: func(k sprayKey) bool { return k.kind >= guessedOfSource }, // other hosts' logins exempt no client
 			newest:  func(_ sprayKey, r spray) int64 { return int64(r.since) },
 		}),
 	}
@@ -124,12 +134,15 @@ func newLogins(s *shared, peers *Peers, counters *Counters, recipients *Recipien
 
 func readPair(key, v []byte) (k uint64, p pair, ok bool) {
 	k, ok = readNumber(key)
-	if !ok || len(v) != 12 && len(v) != 10 {
+	if !ok || len(v) != 10 && len(v) != 12 && len(v) != 14 {
 		return 0, p, false
 	}
 	p = pair{failed: be.Uint16(v), hour: be.Uint32(v[2:]), sessions: be.Uint16(v[6:]), session: be.Uint16(v[8:])}
-	if len(v) == 12 { // not in a row of an older version
+	if len(v) >= 12 { // not in a row of an older version
 		p.tries = be.Uint16(v[10:])
+	}
+	if len(v) >= 14 {
+		p.rate = be.Uint16(v[12:])
 	}
 	return k, p, true
 }
@@ -161,7 +174,7 @@ func (r *spray) count() int { return countShort(r.seen[:]) }
 
 // Failed records a failed login of c as c.User, and returns the kind of password spray:
 // "users" for many users from one host or network, "networks" for one user from many
-// networks, or "".
+// networks, "rate" for a host with logins that fails faster than any device, or "".
 //
 // sure reports whether c itself is certainly an attacker, because it has tried many
 // users, or has tried a user under attack in several sessions.
@@ -184,7 +197,10 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	if p.sessions == 0 || p.session != short(c.Session) {
 		p.sessions, p.session = sum16(p.sessions, 1), short(c.Session)
 	}
-	p.hour, p.tries = at/3600, sum16(p.tries, 1)
+	if p.hour != at/3600 {
+		p.rate = 0
+	}
+	p.hour, p.tries, p.rate = at/3600, sum16(p.tries, 1), sum16(p.rate, 1)
 	t.pairs.put(k, p, at)
 	if t.logins(c, at).has(short(owner)) {
 		return "", false
@@ -194,9 +210,14 @@ func (t *Logins) Failed(c *Client, now int64) (kind string, sure bool) {
 	if p.tries%guessedAt == 0 {
 		t.add(hostSpray(c, guessedOfSource), short(owner), at)
 	}
+	if known && p.rate%rateAt == 0 {
+		t.add(hostSpray(c, rateOfSource), short(mix(owner, uint64(p.rate))), at)
+	}
 	wide := t.everywhere(t.add(sprayKey{network(c.Addr), usersOfNet}, name, at), at)
 	nets := t.everywhere(t.add(sprayKey{t.hash('u', c.User), netsOfUser}, short(network(c.Addr)), at), at)
 	switch {
+	case t.rapid(c, at):
+		return "rate", true
 	case t.spraying(c, at):
 		return "users", true
 	case !known && nets >= t.limit(c, at):
@@ -221,6 +242,12 @@ func (t *Logins) names(user []byte) (owner uint64, name uint16) {
 	return owner, max(short(owner)&0xff00|short(full)&0xff, 1)
 }
 
+// rapid reports whether logins from the host of c fail faster than those of any device.
+func (t *Logins) rapid(c *Client, at uint32) bool {
+	r, _ := t.sprays.live(hostSpray(c, rateOfSource), at)
+	return r.count() >= rateMarks
+}
+
 // spraying reports whether the failed logins from the host of c are a spray. After a
 // login on this host, failures on other hosts do not count.
 func (t *Logins) spraying(c *Client, at uint32) bool {
@@ -230,7 +257,7 @@ func (t *Logins) spraying(c *Client, at uint32) bool {
 		return t.everywhere(sprayRow{k, r}, at) >= t.limit(c, at)
 	}
 	guessed, _ := t.sprays.live(hostSpray(c, guessedOfSource), at)
-	return r.count() >= t.limit(c, at) || guessed.count() >= max(guessedUsers, t.logins(c, at).count())
+	return r.count() >= t.limit(c, at) || guessed.count() >= max(guessedUsers, t.logins(c, at).count()) || t.rapid(c, at)
 }
 
 // limit returns the number of users or networks that make a spray. A login on another
@@ -288,7 +315,7 @@ func (t *Logins) Restart(c *Client, now int64) {
 	if !t.peers.hasLogin(c, t.clock.row(now)) {
 		return
 	}
-	for _, kind := range [...]sprayKind{usersOfSource, guessedOfSource} {
+	for _, kind := range [...]sprayKind{usersOfSource, guessedOfSource, rateOfSource} {
 		k := hostSpray(c, kind)
 		if _, ok := t.sprays.get(k); ok {
 			t.sprays.del(k)
@@ -334,7 +361,7 @@ func (t *Logins) Abused(c *Client, now int64) bool {
 // forget deletes the sprays of networks and of each host for which freed returns true.
 func (t *Logins) forget(freed func(host uint64) bool, networks map[uint64]bool) {
 	deleteAll(&t.mu, &t.sprays, func(k sprayKey) bool {
-		return (k.kind == usersOfSource || k.kind == guessedOfSource) && freed(k.subject) || k.kind == usersOfNet && networks[k.subject]
+		return k.kind != loginsOfSource && k.kind.ofHost() && freed(k.subject) || k.kind == usersOfNet && networks[k.subject]
 	})
 }
 

@@ -222,10 +222,58 @@ func TestGuessed(t *testing.T) {
 		t.Errorf("after a ban, a spray after %d failures", n)
 	}
 	m.Logins.Restart(c("0"), at(time.Minute))
-	for range 1000 {
+	for range rateAt - 1 {
 		for _, user := range []string{"0", "1", "own"} {
 			if kind, _ := m.Logins.Failed(c(user), at(time.Hour)); kind != "" {
 				t.Fatal("two users and the owner are a spray")
+			}
+		}
+	}
+}
+
+// TestRate checks that a host's own login does not allow it to guess at a rate that no device
+// reaches, even for one or two users.
+func TestRate(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		users int
+		every time.Duration
+		own   bool
+		want  int // failures until the spray; 0 for none
+	}{
+		{"one user, three a second", 1, time.Second / 3, false, 2 * rateAt},
+		{"two users, ten a minute", 2, 6 * time.Second, false, 2 * rateAt},
+		{"a device that tries two methods a minute", 1, 30 * time.Second, false, 0},
+		{"two devices, each twice a minute", 2, 15 * time.Second, false, 0},
+		{"one user, five in two minutes", 1, 24 * time.Second, false, 0},
+		{"the user who has logged in", 1, time.Second, true, 0},
+	} {
+		m := keyed()
+		c := func(user string) *Client { return as("192.0.2.1", user) }
+		m.Logins.Succeeded(c("own"), at(0))
+		tries := func(from time.Duration) int {
+			for i := range 3000 {
+				user := fmt.Sprint(i % tt.users)
+				if tt.own {
+					user = "own"
+				}
+				now := at(from + time.Duration(i)*tt.every)
+				if kind, sure := m.Logins.Failed(c(user), now); kind != "" {
+					if kind != "rate" || !sure || !m.Logins.Sprays(c(user), now) {
+						t.Errorf("%s: %q %v", tt.name, kind, sure)
+					}
+					m.Logins.Restart(c(user), now)
+					if m.Logins.Sprays(c(user), now) {
+						t.Errorf("%s: the spray continues after a ban", tt.name)
+					}
+					return i + 1
+				}
+			}
+			return 0
+		}
+		for _, from := range []time.Duration{20 * 24 * time.Hour, 21 * 24 * time.Hour} {
+			if got := tries(from); got != tt.want {
+				t.Errorf("%s: a spray after %d failures, want %d", tt.name, got, tt.want)
 			}
 		}
 	}
@@ -236,6 +284,14 @@ func TestLoginRows(t *testing.T) {
 	m := keyed()
 	if _, p, ok := readPair(number(1), []byte{0, 1, 0, 0, 0, 2, 0, 3, 0, 4}); !ok || p != (pair{failed: 1, hour: 2, sessions: 3, session: 4}) {
 		t.Errorf("pair %v %v", p, ok)
+	}
+	p := pair{failed: 1, hour: 2, sessions: 3, session: 4, tries: 5, rate: 6}
+	if _, got, ok := readPair(number(1), m.Logins.pairs.value(p)); !ok || got != p {
+		t.Errorf("pair %v %v", got, ok)
+	}
+	p.rate = 0
+	if _, got, ok := readPair(number(1), m.Logins.pairs.value(p)[:12]); !ok || got != p {
+		t.Errorf("pair of an older version %v %v", got, ok)
 	}
 	for n := range maxSeen + 2 {
 		r := spray{since: 7}

@@ -11,6 +11,57 @@ import (
 	"scanwatch/tests/simulate"
 )
 
+// TestCorrectedGreetings checks that a client that corrects its greeting is judged by the new
+// greeting. A client without a proven name cannot correct a false name.
+func TestCorrectedGreetings(t *testing.T) {
+	play := func(h simulate.Host, first string) func(*Server) *simulate.Client {
+		return func(s *Server) *simulate.Client {
+			s.Earlier()
+			c := s.Connect(h)
+			if first == "" {
+				c.Command("EHLO mail.\xc3\xa9xample.example", "501 5.5.1 Invalid command: Invalid domain name")
+			} else {
+				c.Greet("EHLO", first)
+			}
+			c.Greet("EHLO", h.Helo)
+			c.Mail(sender(h))
+			c.Rcpt("alice@example.org")
+			c.Data()
+			c.Quit()
+			return c
+		}
+	}
+	var list []Case
+	server, nameless := named("198.51.100.65", "mail.firm.example"), bare("198.51.100.66", "mail.club.example")
+	for _, tt := range []struct {
+		first, token string
+		host         simulate.Host
+		fair         bool
+	}{
+		{"", "helo-invalid", server, true},
+		{"", "helo-invalid", nameless, true},
+		{"localhost", "helo-localhost", server, true},
+		{"198.51.100.66", "helo-bare-address", nameless, true},
+		{"gmail.com", "helo-forged", server, true},
+		{"gmail.com", "helo-forged", nameless, false},
+		{"mx.example.org", "helo-own-name", nameless, false},
+	} {
+		list = append(list, Case{Name: fmt.Sprintf("%s after %q", tt.host.Helo, tt.first), Presets: []string{"tight"}, Play: func(s *Server) {
+			c := play(tt.host, tt.first)(s)
+			if !s.milter || tt.first != "" {
+				s.Evidence(c, tt.token, "")
+			}
+			if !tt.fair {
+				s.Rejected("rcpt-to", c)
+				return
+			}
+			s.Accepted(c)
+			s.Delivered(c)
+		}})
+	}
+	Run(t, list)
+}
+
 func fairMessage(s *Server, h simulate.Host) {
 	c := s.Message(h)
 	s.Fair(c)

@@ -442,6 +442,18 @@ func loginRows() []statement {
 				s.Evidence(s.guessAs(h, "another", 1), "auth-spray", "high")
 			}
 		})},
+		{"thresholds", "The failures of one other user are enough if they reach 280 within a clock hour, and those of two other users if each reaches 140", seen(func(s *Server) {
+			for i, users := range []int{1, 2} {
+				h := laptop(at("203.0.113.%d", 10+i))
+				s.Login(h, "alice", 0, true)
+				s.Wait(29 * day)
+				for j := range 279 {
+					s.None(s.Guess(h, at("user%d", j%users)), "auth-spray")
+					s.Wait(5 * time.Second)
+				}
+				s.Evidence(s.Guess(h, at("user%d", 279%users)), "auth-spray", "high")
+			}
+		})},
 		{"thresholds", "After a ban of an address with logins, counting starts again", play(func(s *Server) {
 			h := laptop("203.0.113.10")
 			s.Login(h, "alice", 0, true)

@@ -357,6 +357,27 @@ func banRows() []statement {
 				s.exempt(bare(addr, "x.example"), "local")
 			}
 		})},
+		{"Bans", "Hosts whose proven name is in a domain of <local-domains>, or in the domain of the server's name if the server accepts mail for that domain", append(under("table <local-domains> { \"firm.example\", \"example.org\" }\n"+trial("1h"), func(s *Server) {
+			s.exempt(named("198.51.100.60", "web.firm.example"), "own-domain")
+			s.exempt(named("198.51.100.61", "firm.example"), "own-domain")
+			s.exempt(named("198.51.100.62", "mx2.example.org"), "own-domain")
+			for i, h := range []simulate.Host{named("198.51.100.63", "web.notfirm.example"), bare("198.51.100.64", "x.example"), named("198.51.100.65", "198-51-100-65.dyn.firm.example")} {
+				s.offend(h)
+				s.Check(len(s.bans()) == i+1, "%v is not banned", h.Src)
+			}
+			forged := named("198.51.100.66", "web.firm.example")
+			forged.FCrDNS = "fail"
+			s.offend(forged)
+			s.Bans(forged, hour)
+		}), under(trial("1h"), func(s *Server) {
+			own, user := named("198.51.100.67", "web.example.org"), named("198.51.100.68", "web.firm.example")
+			s.offend(own)
+			s.Bans(own, hour)
+			s.Learn()
+			s.exempt(named("198.51.100.69", "cron.example.org"), "own-domain")
+			s.offend(user)
+			s.Bans(user, hour)
+		})...)},
 		{"Bans", "Hosts from which a user has logged in within the last 30 days, except for a password spray", under(trial("1h"), func(s *Server) {
 			h := bare("203.0.113.82", "x.example")
 			s.Login(laptop("203.0.113.82"), "alice", 0, true)
