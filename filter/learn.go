@@ -146,13 +146,15 @@ func (s *session) senderDomain(sender []byte) string {
 	return s.registered
 }
 
-// judge records an ended session as an offence, or records its legitimate mail.
+// judge records an ended session as an offence, or records its legitimate mail. If most recipients
+// of the session are missing, its mail does not count, because a harvester could otherwise become
+// known by requesting a mailbox that exists.
 func (p *Pipeline) judge(s *session, at int64) {
 	evidence, _ := s.detect.Current()
 	switch {
 	case s.detect.Abused || s.decide.Offence:
 		p.memory.Peers.Misbehaved(&p.client, at)
-	case !s.decide.Junked && evidence&(rules.HeloOwnName|rules.HeloOwnAddress) == 0:
+	case !s.decide.Junked && !s.detect.MostlyMissing() && evidence&(rules.HeloOwnName|rules.HeloOwnAddress) == 0:
 		p.memory.Peers.Delivered(&p.client, s.delivery, at)
 	}
 }

@@ -46,25 +46,38 @@ func decided(v *rules.Verdict) *rules.Outcome {
 	return &v.Would
 }
 
-// late imposes the bans by rules about recipients when a session ends. If the server accepted any
-// recipient, the client is not banned, because old mailing lists contain addresses that no longer
-// exist. If most recipients exist, the session does not even count as an offence.
+// late imposes the bans by rules about recipients when a session ends. If most recipients exist, the
+// session does not count as an offence. If at least a quarter of the recipients exist, the client is
+// not banned, because old mailing lists contain addresses that no longer exist. If fewer recipients
+// exist, the client is banned only after mixedFree such sessions. The retries of a mailing list
+// contain no new missing recipients, but a harvest does.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
 	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N+s.Case.Relay == 0 {
 		return // no new recipient was rejected, so the session is probably a retry after a deferral
 	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil
-	if s.Case.Accepted.N > 0 {
+	mixed := s.Case.Accepted.N > 0
+	if mixed && !s.Case.MostlyNew() {
 		return
 	}
+	ladder := func(r *rules.Rule) []time.Duration {
+		if mixed {
+			return append(make([]time.Duration, mixedFree), r.Ladder()...)
+		}
+		return r.Ladder()
+	}
 	if r := last.late; r != nil {
-		d.ban(s, at, &rules.Outcome{BanRule: r, Ban: r.Ladder()}, &s.State.Banned, true)
+		d.ban(s, at, &rules.Outcome{BanRule: r, Ban: ladder(r)}, &s.State.Banned, true)
 	}
 	if r := last.wouldLate; r != nil {
-		d.ban(s, at, &rules.Outcome{BanRule: r, Ban: r.Ladder()}, &last.wouldBan, false)
+		d.ban(s, at, &rules.Outcome{BanRule: r, Ban: ladder(r)}, &last.wouldBan, false)
 	}
 }
+
+// mixedFree is the number of sessions with accepted recipients that are only counted before a rule
+// about recipients bans the client. A new mailing list server may send several old lists in a day.
+const mixedFree = 2
 
 // ban bans the host of s. last holds the rule of the previous ban, because consecutive bans by the
 // same rule are reported once. If the client is exempt, the exemption is reported, so that the

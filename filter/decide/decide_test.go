@@ -577,7 +577,8 @@ func TestObservedOffence(t *testing.T) {
 }
 
 // TestLateBan checks that a rule that counts recipients bans a client only at the end of the
-// session, and only if no recipient was accepted.
+// session. If a recipient was accepted, the client is banned only for repeated sessions with mostly
+// missing recipients.
 func TestLateBan(t *testing.T) {
 	const policy = "rule unknown phase rcpt-to match count unknown-recipient > 4 in 1h by src reject \"450 4.7.1 no\" ban { 0s, 1h }\n"
 	for _, tt := range []struct {
@@ -592,6 +593,12 @@ func TestLateBan(t *testing.T) {
 		{"nothing but missing ones", "enforce", 5, 0, 0, 0, nil, true},
 		{"for the second time", "enforce", 5, 0, 1, 0, []string{"ban unknown enforced"}, true},
 		{"as many that exist", "enforce", 5, 5, 1, 0, nil, true},
+		{"one that exists", "enforce", 5, 1, 1, 0, nil, true},
+		{"one that exists, for the third time", "enforce", 5, 1, 2, 0, nil, true},
+		{"one that exists, for the fourth time", "enforce", 5, 1, 3, 0, []string{"ban unknown enforced"}, true},
+		{"one that exists, four that are missing", "enforce", 4, 1, 3, 0, nil, true},
+		{"more than a quarter exist", "enforce", 5, 2, 3, 0, nil, true},
+		{"a quarter exist", "enforce", 6, 2, 3, 0, []string{"ban unknown enforced"}, true},
 		{"as many that exist, of a trusted client", "enforce", 5, 5, 1, rules.StandingTrusted, nil, true},
 		{"a mailing list", "enforce", 5, 6, 1, 0, nil, false},
 		{"observe mode", "observe", 5, 0, 1, 0, []string{"ban unknown"}, true},
@@ -608,7 +615,7 @@ func TestLateBan(t *testing.T) {
 			b.d.Memory.Counters.Add(&b.client, rules.UnknownRecipient, now)
 		}
 		for range tt.earlier {
-			b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{0, time.Hour}, Rule: "unknown", Observe: tt.mode == "observe"}, now)
+			b.d.Memory.Bans.Add(&b.client, memory.BanRequest{Ladder: []time.Duration{0}, Rule: "unknown", Observe: tt.mode == "observe"}, now)
 		}
 		b.mail("joe@example.net")
 		if a, want := b.rcpt("bob@example.org"), map[string]string{"enforce": "reject 450 4.7.1 no", "observe": "proceed"}[tt.mode]; a != want {

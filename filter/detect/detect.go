@@ -48,7 +48,8 @@ type State struct {
 	Accepted mailboxes // accepted recipients
 	Unknown  mailboxes // missing recipients of mail with a sender address
 	Bounced  mailboxes // missing recipients of bounces
-	Held     mailboxes // recipients that a rule rejected because too many do not exist
+	Held     mailboxes // recipients that a rule rejected for the first time because too many do not exist
+	Deferred mailboxes // recipients in Held, and retries of recipients that a rule has rejected
 
 	tx        mailboxes // missing recipients of this transaction
 	sender    uint64    // hash of the sender of the latest missing recipient
@@ -62,10 +63,25 @@ type State struct {
 // members. Rules may still reject the missing recipients.
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
-// Hold counts a recipient that a rule rejected because too many recipients do not exist. flood
-// reports whether the rejected recipients count as a flood. The rejected recipients are not a flood
-// if most recipients exist, as is usual for a newsletter.
-func (st *State) Hold(mailbox uint64) (flood bool) {
+// MostlyMissing reports whether most recipients of the session are missing, or were rejected by a
+// rule. New recipients are those that the client requested for the first time. MostlyNew is the same
+// for new recipients. The retries of a mailing list contain no new recipients, but a harvest does.
+func (st *State) MostlyMissing() bool { return st.mostly(st.Unknown.N + st.Deferred.N) }
+func (st *State) MostlyNew() bool     { return st.mostly(st.Unknown.N + st.Held.N) }
+
+// mostly reports whether n mailboxes are at least harvestAll, and at least three quarters of the
+// session's mailboxes.
+func (st *State) mostly(n uint32) bool { return n >= harvestAll && 4*n >= 3*(n+st.Accepted.N) }
+
+// Hold counts a recipient that a rule rejected because too many recipients do not exist. again is
+// set if a rule has rejected the recipient before. flood reports whether the rejected recipients
+// count as a flood. The rejected recipients are not a flood if most recipients exist, as is usual
+// for a newsletter.
+func (st *State) Hold(mailbox uint64, again bool) (flood bool) {
+	st.Deferred.add(mailbox)
+	if again {
+		return false
+	}
 	st.Held.add(mailbox)
 	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
 }

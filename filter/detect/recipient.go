@@ -120,12 +120,18 @@ func (st *State) relay(c *Case) {
 // because a bounce may be a reply to a message with a forged sender.
 //
 // A recipient that is requested repeatedly within 30 days counts once. For example, a mailing list
-// that ignores rejections keeps sending to mailboxes that no longer exist.
+// that ignores rejections keeps sending to mailboxes that no longer exist. A recipient that a rule
+// has rejected counts in Held. Its retry counts only in Deferred, because a mail server retries only
+// the recipients that were rejected, so that all recipients of the retry may be missing.
 func (st *State) missing(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Asked(c.Client, c.Event.Addr, c.Event.Time); st.Repeated {
 		return
 	}
 	box := c.mailbox()
+	if !c.Authed && c.Memory.Recipients.WasHeld(c.Client, c.Event.Addr, c.Event.Time) {
+		st.Deferred.add(box)
+		return
+	}
 	st.tx.add(box)
 	if c.Transaction.Null() {
 		st.Bounced.add(box)

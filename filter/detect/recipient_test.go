@@ -170,10 +170,17 @@ func TestHarvest(t *testing.T) {
 			accept(b, 1)
 			many(5, b.missing)
 			for i := range 5 {
-				b.state.Hold(uint64(i + 1))
+				b.state.Hold(uint64(i+1), false)
 			}
 			b.ask("next@example.org")
 		}, "share low"},
+		{"retries of five that a rule held", func(b *bench) {
+			many(5, func(r string) { b.memory.Recipients.Held(&b.client, []byte(r), b.at); b.missing(r) })
+		}, ""},
+		{"retries of five that a rule held, and five more", func(b *bench) {
+			many(5, func(r string) { b.memory.Recipients.Held(&b.client, []byte(r), b.at) })
+			many(10, b.missing)
+		}, "all high"},
 		{"two in a bounce", func(b *bench) { b.mail(""); many(2, b.missing) }, ""},
 		{"three in a bounce", func(b *bench) { b.mail(""); many(3, b.missing) }, "null-sender high"},
 		{"many bounces with one recipient", func(b *bench) { many(30, func(r string) { b.mail(""); b.missing(r) }) }, ""},

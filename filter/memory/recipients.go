@@ -237,6 +237,14 @@ func (t *Recipients) Held(c *Client, rcpt []byte, now int64) bool {
 	return t.again(mix(t.mailbox(rcpt), c.Host().number()), t.clock.row(now))
 }
 
+// WasHeld reports whether a rule has rejected c's recipient rcpt within askWindow.
+func (t *Recipients) WasHeld(c *Client, rcpt []byte, now int64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, held := t.asks.live(mix(t.mailbox(rcpt), c.Host().number()), t.clock.row(now))
+	return held
+}
+
 // again records a request, and requires the lock. It reports whether the same request
 // was already recorded within askWindow.
 func (t *Recipients) again(k uint64, at uint32) bool {

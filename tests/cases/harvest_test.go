@@ -216,3 +216,50 @@ func TestDistributedHarvest(t *testing.T) {
 	}})
 	Run(t, list)
 }
+
+// TestMixedHarvest checks harvests whose sessions also deliver a message.
+func TestMixedHarvest(t *testing.T) {
+	var list []Case
+	for i, h := range harvesters {
+		for _, one := range []bool{false, true} {
+			list = append(list, Case{Name: fmt.Sprintf("a message and nine names every four hours, host %d, one transaction %v", i, one), Play: func(s *Server) {
+				s.Learn()
+				var cs []*simulate.Client
+				for j := range 60 {
+					var to []string
+					for k := range 9 {
+						to = append(to, fmt.Sprintf("mixed%d-%d", j, k))
+					}
+					if to = append([]string{"alice"}, to...); one {
+						cs = append(cs, s.Deliver(h, "a@x.example", to...))
+					} else {
+						cs = append(cs, s.Separate(h, []string{"a@x.example"}, to...))
+					}
+					s.Wait(4 * hour)
+				}
+				s.AtMost(60, cs[:30], "alice")
+				s.AtMost(30, cs[30:], "alice")
+				s.Banned(cs[0])
+			}})
+		}
+		list = append(list, Case{Name: fmt.Sprintf("a message and sixty names, then only the deferred names, host %d", i), Play: func(s *Server) {
+			s.Learn()
+			var cs []*simulate.Client
+			for j := range 5 {
+				to := []string{"alice"}
+				for k := range 60 {
+					to = append(to, fmt.Sprintf("again%d-%d", j, k))
+				}
+				end := s.Now().Add(25 * hour)
+				for s.Now().Before(end) {
+					c := s.Deliver(h, "a@x.example", to...)
+					cs = append(cs, c)
+					to = append([]string{"alice"}, deferred(c)...)
+					s.Wait(hour)
+				}
+			}
+			s.AtMost(s.of(21, 11)*6, cs, "alice") // the limit per day, in six periods of a day
+		}})
+	}
+	Run(t, list)
+}

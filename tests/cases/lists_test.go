@@ -6,7 +6,9 @@ package cases
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"scanwatch/tests/simulate"
 )
@@ -62,6 +64,66 @@ func TestLists(t *testing.T) {
 		delivered(s, s.Deliver(shop, "news@shop.example", slices.Concat(former(6), s.Mailboxes[2:])...))
 	}})
 	Run(t, list)
+}
+
+// TestRetriedLists checks that a list server is not banned for its retries. A mail server retries
+// only recipients that were deferred. After the members got the message, these are only former ones.
+func TestRetriedLists(t *testing.T) {
+	var list []Case
+	for _, n := range []int{11, 12, 14, 25} {
+		for _, verp := range []bool{false, true} {
+			list = append(list, Case{Name: fmt.Sprintf("an unknown list server retries %d former members, own senders %v", n, verp), Play: func(s *Server) {
+				for _, m := range mailboxes {
+					s.Deliver(named("203.0.113.9", "mx.earlier.example"), "joe@earlier.example", m)
+				}
+				s.Wait(day)
+				to, got := slices.Concat(former(3), members[:2], former(n)[3:], members[2:]), 0
+				for _, wait := range []time.Duration{0, 15 * minute, 30 * minute, hour, 2 * hour, 4 * hour} {
+					s.Wait(wait)
+					var c *simulate.Client
+					if verp {
+						var from []string
+						for _, l := range to {
+							from = append(from, "bounce-"+l+"@lists.example")
+						}
+						c = s.Separate(lists, from, to...)
+					} else {
+						c = s.Deliver(lists, "list-bounces@lists.example", to...)
+					}
+					got += accepted(c)
+					if to = deferred(c); len(to) == 0 {
+						break
+					}
+				}
+				s.Check(got == len(members), "%d members got the message", got)
+				c := s.Message(lists)
+				s.Accepted(c)
+				delivered(s, c)
+			}})
+		}
+	}
+	Run(t, list)
+}
+
+// accepted returns the number of c's recipients that the server accepted.
+func accepted(c *simulate.Client) (n int) {
+	for _, a := range c.Asked {
+		if a.Result == simulate.Accepted {
+			n++
+		}
+	}
+	return n
+}
+
+// deferred returns the local parts of c's recipients that a rule has deferred.
+func deferred(c *simulate.Client) (local []string) {
+	for _, a := range c.Asked {
+		if a.Result == simulate.Refused {
+			l, _, _ := strings.Cut(a.Rcpt, "@")
+			local = append(local, l)
+		}
+	}
+	return local
 }
 
 func confirmations(n int) (from []string) {

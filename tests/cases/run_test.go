@@ -16,7 +16,7 @@ var notWithMilter = []struct{ cases, why string }{
 	{"TestJunk/", "a milter that does not change messages cannot mark them"},
 	{"TestCutNames|TestSenders/.*outlook|TestSenders/all, in turn/tight", "only smtpd truncates names"},
 	{"TestHarvestInSession/|TestAccountRules/|TestBoughtStanding/(ten|fifteen)|TestCover/|TestNullSender/(one|four) a session" +
-		"|TestDistributedHarvest/|TestNetworkHarvest/|TestSlowHarvest/again|TestRelay/(fifty|percent|one a session)",
+		"|TestMixedHarvest/|TestDistributedHarvest/|TestNetworkHarvest/|TestSlowHarvest/again|TestRelay/(fifty|percent|one a session)",
 		"the server answers recipients that it refuses; the policy cannot hide them"},
 }
 

@@ -232,6 +232,13 @@ func harvestRows() []statement {
 			s.None(ask(s, unnamed1, 11, "alice", "bob", "carol", "dave"), "harvest")
 			s.Evidence(ask(s, unnamed1, 12, "alice", "bob", "carol", "dave"), "harvest", "high")
 		})},
+		{"thresholds", "A client's retries of recipients that a rule has rejected do not count", lines("rule count phase rcpt-to match count unknown-recipient > 2 in 1h by src reject", func(s *Server) {
+			s.Earlier()
+			s.Ask(unnamed1, manner{}, append(ours("alice"), simulate.Words("w", 0, 9)...)...)
+			s.Replace("> 2", "> 99")
+			s.None(s.Ask(unnamed1, manner{}, simulate.Words("w", 3, 6)...), "harvest")
+			s.Evidence(s.Ask(unnamed1, manner{}, simulate.Words("v", 0, 6)...), "harvest", "high")
+		})},
 		{"thresholds", "If the threshold is reached only with recipients that rules rejected, the confidence is low", play(func(s *Server) {
 			s.Earlier()
 			s.None(ask(s, unnamed1, 9, "alice"), "harvest")

@@ -304,6 +304,23 @@ func banRows() []statement {
 			s.Deliver(named1, "joe@x.example", append(former(9), "alice")...)
 			s.Bans(named1, 0)
 		})},
+		{"Bans", "From the third consecutive offence, such a session causes a ban if it requests five unknown recipients for the first time, and they are at least three quarters of its recipients", lines("rule count phase rcpt-to match count unknown-recipient > 2 reject ban { 1h, 2h }", func(s *Server) {
+			s.Earlier()
+			for i, want := range []time.Duration{0, 0, hour, 2 * hour} {
+				s.Ask(named1, manner{}, append(ours("alice"), simulate.Words("w", 5*i, 5)...)...)
+				s.Bans(named1, want)
+				s.Wait(3 * hour)
+			}
+			for i, n := range []int{4, 5, 4, 5, 4, 5} {
+				to := ours("alice", "bob")[:n-3]
+				s.Ask(partner, manner{}, append(to, simulate.Words("v", 5*i, n)...)...)
+				s.Bans(partner, 0)
+			}
+			for range 4 { // retries
+				s.Ask(unnamed1, manner{}, append(ours("alice"), simulate.Words("u", 0, 9)...)...)
+				s.Bans(unnamed1, 0)
+			}
+		})},
 		{"Bans", "If a rule counts recipients, or has a condition on harvest or relay-probe evidence, its ban takes effect at the end of the session", append(lines("rule harvest phase rcpt-to match evidence harvest reject ban 1h\nrule relay phase rcpt-to match evidence relay-probe ban 1h", func(s *Server) {
 			s.Earlier()
 			for i, to := range [][]string{simulate.Words("w", 0, 12), simulate.Foreign(0, 12)} {

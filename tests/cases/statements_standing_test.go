@@ -51,6 +51,18 @@ func standingRows() []statement {
 				s.Stands(h, tt.want)
 			}
 		})},
+		{"Standing", "Mail also does not count if the session has five unknown or deferred recipients and they are at least three quarters of its recipients", lines("rule count phase rcpt-to match count unknown-recipient > 1000 in 1d by src reject", func(s *Server) {
+			s.Earlier()
+			for i, tt := range []struct {
+				members, former int
+				want            string
+			}{{1, 4, "known"}, {1, 5, "none"}, {2, 5, "known"}, {2, 6, "none"}} {
+				h := bare(at("198.51.100.%d", 10+i), "mail.x.example")
+				s.Delivered(s.Deliver(h, "joe@x.example", append(members[:tt.members:tt.members], former(tt.former)...)...))
+				s.Wait(day)
+				s.Stands(h, tt.want)
+			}
+		})},
 		{"Standing", "Ordinary mail was accepted on an earlier day within the last 400 days, or authenticated users of this server write to the domain", play(knownSince)},
 		{"Standing", "Rules ban a known client only for failed logins, and the thresholds for its recipients are doubled", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
 			s.History(named1, 1, 26*hour)

@@ -111,11 +111,12 @@ func TestLearn(t *testing.T) {
 		}
 		facts = append(facts, Fact{At: at.UnixMicro(), Addr: a, Messages: 2, Sender: "a b;,%\n" + strings.Repeat("é", 100)})
 	}
+	facts = append(facts, Fact{At: at.UnixMicro(), Mailbox: "a b;,%\n@example.org"})
 	if err := errors.Join(c.Learn(nil), c.Learn(facts)); err != nil {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"", "x;example.org", "0;example.org", "1;example.org", "9999999999999999;example.org", "9223372036854775807;example.org", "-9223372036854775808;x",
-		"1793448000000000", "1793448000000000;", "1793448000000000;a;b", "1793448000000000;192.0.2.1;0;x", "1793448000000000;192.0.2.1;1;x,", "1793448000000000;fe80::1%25a;1;x", "1793448000000000;%zz"} {
+		"1793448000000000", "1793448000000000;", "1793448000000000;a;b", "1793448000000000;;", "1793448000000000;;" + strings.Repeat("m", MaxMailbox+1), "1793448000000000;192.0.2.1;0;x", "1793448000000000;192.0.2.1;1;x,", "1793448000000000;fe80::1%25a;1;x", "1793448000000000;%zz"} {
 		if err := c.ask(nil, "learn", "1793448000000000;203.0.113.1;1;x,"+bad); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
@@ -147,6 +148,10 @@ func TestApply(t *testing.T) {
 	at, host := noon.Add(-48*time.Hour).UnixMicro(), netip.MustParseAddr("198.51.100.1")
 	Apply(m, &Fact{At: at, Addr: host, Messages: 3, Sender: "mail.example.net"})
 	Apply(m, &Fact{At: at, Domain: "lists.example.com"})
+	Apply(m, &Fact{At: at, Mailbox: "Bob@example.org"})
+	if !m.Recipients.Known([]byte("bob@example.org"), at) {
+		t.Error("the mailbox is unknown")
+	}
 	for _, c := range []struct {
 		client memory.Client
 		by     string

@@ -13,20 +13,25 @@ import (
 	"scanwatch/filter/memory"
 )
 
-// A Fact describes mail sent before the filter was installed. Either a host delivered
-// messages on a day, or users sent mail to a domain.
+// A Fact describes mail sent before the filter was installed: a host delivered messages on a day,
+// users sent mail to a domain, or the server accepted mail for a mailbox.
 type Fact struct {
 	At       int64      // microseconds since 1970
-	Addr     netip.Addr // the host; invalid if Domain is set
+	Addr     netip.Addr // the host; invalid if Domain or Mailbox is set
 	Messages int        // messages that the host delivered from this sender
 	Sender   string     // the sender's domain
 	Domain   string     // domain to which users sent mail, in lower case
+	Mailbox  string     // recipient that the server accepted
 }
 
 // Apply adds a fact to the state. Only the host's address becomes known, because the mail
 // log does not prove the host's name.
 func Apply(m *memory.Memory, f *Fact) {
-	if !f.Addr.IsValid() {
+	switch {
+	case f.Mailbox != "":
+		m.Recipients.Accepted([]byte(f.Mailbox), f.At)
+		return
+	case !f.Addr.IsValid():
 		m.Peers.WroteTo(memory.RegisteredDomain([]byte(f.Domain)), f.At)
 		return
 	}
@@ -43,11 +48,17 @@ const maxFactAge = 2 * 366 * 24 * time.Hour
 // maxName is the maximum length of a domain name in bytes.
 const maxName = 255
 
-// String encodes the fact as an argument of the learn command. The form is TIME;DOMAIN or
-// TIME;ADDRESS;MESSAGES;SENDER. Each field is escaped as in a URL.
+// MaxMailbox is the maximum length of a mailbox in bytes (RFC 5321 section 4.5.3.1).
+const MaxMailbox = 64 + 1 + 255
+
+// String encodes the fact as an argument of the learn command. The form is TIME;DOMAIN,
+// TIME;;MAILBOX or TIME;ADDRESS;MESSAGES;SENDER. Each field is escaped as in a URL.
 func (f *Fact) String() string {
 	at := strconv.FormatInt(f.At, 10)
-	if !f.Addr.IsValid() {
+	switch {
+	case f.Mailbox != "":
+		return at + ";;" + url.QueryEscape(f.Mailbox)
+	case !f.Addr.IsValid():
 		return at + ";" + url.QueryEscape(f.Domain)
 	}
 	return at + ";" + url.QueryEscape(f.Addr.String()) + ";" + strconv.Itoa(f.Messages) + ";" + url.QueryEscape(f.Sender)
@@ -72,6 +83,10 @@ func parseFact(s string, now int64) (f Fact, err error) {
 		if f.Domain == "" || len(f.Domain) > maxName {
 			return f, errors.New("no domain")
 		}
+	case 3:
+		if f.Mailbox = words[2]; words[1] != "" || f.Mailbox == "" || len(f.Mailbox) > MaxMailbox {
+			return f, errors.New("no mailbox")
+		}
 	case 4:
 		if f.Addr, err = netip.ParseAddr(words[1]); err != nil || f.Addr.Zone() != "" {
 			return f, errors.New("no address")
@@ -84,7 +99,7 @@ func parseFact(s string, now int64) (f Fact, err error) {
 			return f, fmt.Errorf("sender longer than %d bytes", maxName)
 		}
 	default:
-		return f, errors.New("must have 2 or 4 parts separated by semicolons")
+		return f, errors.New("must have 2 to 4 parts separated by semicolons")
 	}
 	return f, nil
 }

@@ -32,7 +32,7 @@ package control
 //	erase SEGMENT PERSON
 //	                  removes a person from a segment of records
 //	learn FACTS       adds facts from the mail log to the state, separated by commas:
-//	                  TIME;ADDRESS;MESSAGES;SENDER or TIME;DOMAIN, see Fact
+//	                  TIME;ADDRESS;MESSAGES;SENDER, TIME;DOMAIN or TIME;;MAILBOX, see Fact
 //	log WORD          sets the log level: brief or verbose
 //	mode WORD SECONDS WORD observe stops enforcement for SECONDS, or until it is revoked
 //	                  if SECONDS is 0; WORD policy restores the configured mode

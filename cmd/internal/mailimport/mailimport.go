@@ -117,9 +117,10 @@ type importer struct {
 
 // A factKey identifies a fact. Messages with the same key are combined.
 type factKey struct {
-	day  int64
-	addr netip.Addr // invalid if users sent mail to name
-	name string     // domain of the sender, or domain to which users sent mail
+	day     int64      // 0 for a mailbox
+	addr    netip.Addr // invalid for a mailbox, or if users sent mail to name
+	name    string     // domain of the sender, or domain to which users sent mail
+	mailbox string
 }
 
 // Import reads logs and adds their facts to the state. The state directory also stores which
@@ -284,7 +285,8 @@ func (m *importer) private(a netip.Addr) bool {
 }
 
 // delivered handles an envelope accepted from a remote host. Bounces and mail to role
-// accounts do not improve a host's standing, because any client can send them.
+// accounts do not improve a host's standing, because any client can send them. Nevertheless, each
+// envelope shows that its mailbox exists.
 func (m *importer) delivered(d *maillog.Delivery) {
 	local, _, _ := strings.Cut(d.Recipient, "@")
 	_, domain, _ := strings.Cut(d.Sender, "@")
@@ -295,6 +297,11 @@ func (m *importer) delivered(d *maillog.Delivery) {
 	case m.private(d.Addr):
 		m.skip(ownHost)
 		return
+	}
+	if n := len(d.Recipient); n > 0 && n <= control.MaxMailbox {
+		m.add(control.Fact{At: d.Time, Mailbox: d.Recipient}, factKey{mailbox: strings.ToLower(d.Recipient)})
+	}
+	switch {
 	case d.Sender == "":
 		m.skip(nullSender)
 		return
@@ -310,7 +317,7 @@ func (m *importer) delivered(d *maillog.Delivery) {
 	m.message = d.MsgID
 	m.r.Delivered++
 	count(m.hosts, d.Addr)
-	m.add(control.Fact{At: d.Time, Addr: d.Addr, Messages: 1, Sender: cut(domain)}, cut(domain))
+	m.add(control.Fact{At: d.Time, Addr: d.Addr, Messages: 1, Sender: cut(domain)}, factKey{day: day(d.Time), addr: d.Addr, name: cut(domain)})
 }
 
 // sent handles an envelope sent by a user.
@@ -323,7 +330,7 @@ func (m *importer) sent(s *maillog.Sent) {
 	if s.User != "" {
 		count(m.users, s.User)
 	}
-	m.add(control.Fact{At: s.Time, Domain: cut(s.Domain)}, cut(s.Domain))
+	m.add(control.Fact{At: s.Time, Domain: cut(s.Domain)}, factKey{day: day(s.Time), name: cut(s.Domain)})
 }
 
 // cut limits a domain to 255 bytes (RFC 1035).
@@ -338,9 +345,11 @@ func count[K comparable](set map[K]struct{}, k K) {
 // maxMessages is the maximum value of Fact.Messages.
 const maxMessages = 1 << 16
 
+// day returns the number of a time's day since 1970.
+func day(at int64) int64 { return at / (24 * time.Hour).Microseconds() }
+
 // add merges a fact with others that have the same key.
-func (m *importer) add(f control.Fact, name string) {
-	k := factKey{day: f.At / (24 * time.Hour).Microseconds(), addr: f.Addr, name: name}
+func (m *importer) add(f control.Fact, k factKey) {
 	if old, ok := m.facts[k]; ok {
 		f.At, f.Messages = max(f.At, old.At), min(f.Messages+old.Messages, maxMessages)
 	}
@@ -358,7 +367,7 @@ func (m *importer) flush() {
 	}
 	clear(m.facts)
 	slices.SortFunc(list, func(a, b control.Fact) int {
-		return cmp.Or(cmp.Compare(a.At, b.At), a.Addr.Compare(b.Addr), cmp.Compare(a.Sender+a.Domain, b.Sender+b.Domain))
+		return cmp.Or(cmp.Compare(a.At, b.At), a.Addr.Compare(b.Addr), cmp.Compare(a.Sender+a.Domain+a.Mailbox, b.Sender+b.Domain+b.Mailbox))
 	})
 	if m.err == nil && len(list) > 0 {
 		m.err = m.sink(list)

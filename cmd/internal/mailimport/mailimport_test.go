@@ -168,6 +168,30 @@ func TestInUse(t *testing.T) {
 	}
 }
 
+// TestMailboxes checks that the filter knows the mailboxes for which mail was accepted, even if the
+// mail does not improve the standing of its host.
+func TestMailboxes(t *testing.T) {
+	d := directory(t)
+	run(t, options(d, mail("2026-11-20", "mx", "198.51.100.1", 1, "joe@example.net", "Alice+x@example.org")+
+		mail("2026-11-21", "mx", "198.51.100.2", 2, "", "carol@example.org")+
+		mail("2025-10-01", "mx", "198.51.100.9", 3, "joe@example.net", "old@example.org")+
+		mail("2026-11-21", "mx", "192.168.1.1", 4, "a@example.net", "remote@example.com")))
+	state, file, err := d.OpenState("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	var got []string
+	for _, rcpt := range []string{"alice@example.org", "bob@example.org", "carol@example.org", "dave@example.org", "old@example.org", "remote@example.com"} {
+		if state.Recipients.Known([]byte(rcpt), now.UnixMicro()) {
+			got = append(got, rcpt)
+		}
+	}
+	if want := "[alice@example.org bob@example.org carol@example.org]"; fmt.Sprint(got) != want {
+		t.Errorf("known mailboxes %s, want %s", got, want)
+	}
+}
+
 // TestFacts checks that the facts of a large log are merged by day, host and sender. The facts must
 // reach the sink in chronological order.
 func TestFacts(t *testing.T) {
@@ -186,7 +210,7 @@ func TestFacts(t *testing.T) {
 	if err := errors.Join(err, m.readAll(logs)); err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 10*4+1 || got[40].Domain != "friend.example" || got[0].Messages != 25 {
+	if len(got) != 10*4+3 || got[42].Domain != "friend.example" || got[0].Messages != 25 {
 		t.Errorf("%d facts: %+v", len(got), got)
 	}
 	for i := range got[1:] {
