@@ -125,7 +125,7 @@ func TestOfficeElsewhere(t *testing.T) {
 }
 
 // TestExcusesElsewhere checks a client with standing on another host. The client must be exempt
-// from bans of other hosts, but not from bans of this host.
+// from bans imposed by other hosts, but not from bans imposed by this host.
 func TestExcusesElsewhere(t *testing.T) {
 	const addr = "198.51.100.40"
 	// cut returns the number of sessions with a failed login before the client is banned.

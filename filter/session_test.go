@@ -155,8 +155,8 @@ func TestStreams(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				// The recorded clients ran on the host of the server. Greetings from this host are
-				// weaker evidence. Therefore, replace the address by that of an unknown client.
+				// The recorded clients ran on the same host as the server. Greetings from this host
+				// are weaker evidence. Therefore, replace the address by that of an unknown client.
 				records, _ := play(t, loopback.ReplaceAll(in, []byte("${1}203.0.113.9:")))
 				got := render(t, records)
 				golden := filepath.Join("testdata", scenario+".golden")

@@ -22,7 +22,7 @@ const (
 	RoleLookup Role = "lookup"
 )
 
-// roles lists the roles with the functions that parse and format their options.
+// roles contains the roles with the functions that parse and format their options.
 var roles = []struct {
 	role   Role
 	parse  func(*Companion, *line) *Error

@@ -51,7 +51,7 @@ type statement struct {
 	parse  func(*line) (Statement, *Error)
 }
 
-// statements lists all statements except macros.
+// statements contains all statements except macros.
 var statements = []statement{
 	{"mode", "mode observe | enforce", parseMode},
 	{"store", `store "directory" [keep duration] [budget size]`, parseStore},

@@ -170,7 +170,8 @@ func parseTable(l *line) (Statement, *Error) {
 	})
 }
 
-// file parses `file "path" [format name ["parameter"]]` and a Download.
+// file parses one file of a table: `file "path" [format name ["parameter"]]`, optionally followed
+// by a Download.
 func (l *line) file(t *TableDecl) *Error {
 	f := File{Pos: l.peek().pos}
 	err := l.expect("file")

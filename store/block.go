@@ -210,7 +210,7 @@ func (b *block) key(i int) (end, id uint64) {
 	return b.head.value(fieldEnd, i), b.head.value(fieldID, i)
 }
 
-// record sets r to record i. r is valid until the next call of open.
+// record reads record i into r. r is valid until the next call of open.
 func (b *block) record(i int, r *Record) {
 	step := r.step
 	b.head.get(i, r)
@@ -259,7 +259,7 @@ func (b *block) cursor(row int) blockCursor {
 	return blockCursor{b: b, kinds: b.kinds.At(row), row: row}
 }
 
-// next sets s to the next step, or returns false at the end.
+// next reads the next step into s, or returns false at the end.
 func (c *blockCursor) next(s *Step) bool {
 	b := c.b
 	if !b.wants(c.kinds[c.step:]) {

@@ -227,8 +227,8 @@ func (j *joiner) add(v *values) bool {
 	return true
 }
 
-// identify numbers the distinct values in v. identify stops when there are more distinct values
-// than the limit.
+// identify assigns a number to each distinct value in v. identify stops when there are more
+// distinct values than the limit.
 func (j *joiner) identify(v *values) (distinct int) {
 	j.ids = j.ids[:0]
 	j.words.Reset()

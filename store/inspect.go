@@ -183,7 +183,7 @@ func (i *Inspector) other(f *File) bool {
 	return true
 }
 
-// is sets the file's health according to err.
+// is derives the file's health from err.
 func (f *File) is(err error) {
 	switch {
 	case err == nil:
@@ -212,7 +212,7 @@ func problemOf(err error) string {
 	return err.Error()
 }
 
-// wrong counts invalid records.
+// wrong adds n invalid records to the file's count.
 func (f *File) wrong(n int, err error) {
 	if f.Health != HealthDamaged {
 		f.Health, f.Problem = HealthDamaged, problemOf(err)
@@ -278,7 +278,7 @@ func (i *Inspector) records(f *File, c *cursor) error {
 	}
 }
 
-// count counts records with keys from first to last.
+// count adds n records, with keys from first to last, to the file's count.
 func (f *File) count(n int, first, last recordKey) {
 	if f.Records == 0 {
 		f.Oldest = text.At(first.time().UTC())

@@ -47,9 +47,9 @@ type Reader struct {
 	// not read.
 	Only *Selection
 
-	// Searched is the number of sessions that the last call read or skipped because of Only. Oldest
-	// is the end of the oldest of these sessions. Searched and Oldest include blocks that are only
-	// partly in the call's period.
+	// Searched is the number of sessions that the last call processed: those it read plus those it
+	// skipped because of Only. Oldest is the end of the oldest of these sessions. Searched and
+	// Oldest include blocks that are only partly in the call's period.
 	Searched int
 	Oldest   time.Time
 
@@ -242,7 +242,7 @@ func (r *Reader) each(q query, f func(*Record) error) error {
 	return nil
 }
 
-// older sets Oldest to k's time if that is earlier.
+// older changes Oldest to k's time if k's time is earlier.
 func (r *Reader) older(k recordKey) {
 	if t := k.time(); r.Oldest.IsZero() || t.Before(r.Oldest) {
 		r.Oldest = t

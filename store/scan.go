@@ -151,8 +151,8 @@ type element struct {
 	from, key, to int // start and end of the key, and end of the value; possibly outside the page
 }
 
-// elementsOf returns the elements of a leaf page. The header's number of elements may be corrupt,
-// so elementsOf also derives this number from the offset of the first key.
+// elementsOf returns the elements of a leaf page. The element count in the header may be corrupt,
+// so elementsOf also derives the count from the offset of the first key.
 func elementsOf(page []byte) (all []element) {
 	n, most := int(order.Uint16(page[10:])), (len(page)-pageHeader)/pageElement
 	if most == 0 {

@@ -171,7 +171,7 @@ func linkTarget(file string) string {
 	return file
 }
 
-// label names a file in messages.
+// label returns the name of a file for use in messages.
 func label(r *fetch.Result) string { return r.Name + " " + filepath.Base(r.File) }
 
 // remedy returns the command that accepts a file of a doubtful size, or "".

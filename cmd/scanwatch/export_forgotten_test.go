@@ -83,7 +83,7 @@ func (s *site) mails(n int, ago time.Duration) {
 	s.records(n, ago, "", 1)
 }
 
-// records records a session for each of n hosts.
+// records stores a session for each of n hosts.
 func (s *site) records(n int, ago time.Duration, evidence string, mails uint32) {
 	s.t.Helper()
 	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})

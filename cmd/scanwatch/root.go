@@ -30,8 +30,8 @@ var groups = []*cobra.Group{
 	{ID: groupMaintain, Title: "Maintain the filter and its files:"},
 }
 
-// commands lists the commands in the order of the help. A new command needs a file cmd_NAME.go and
-// an entry here.
+// commands contains the commands in the order of the help. A new command needs a file cmd_NAME.go
+// and an entry here.
 var commands = []struct {
 	group string
 	make  func(*env) *cobra.Command

@@ -24,7 +24,7 @@ import (
 // viewColumns lists the widths at which each view is rendered.
 var viewColumns = []int{80, 140}
 
-// views lists the commands that print each view as text.
+// views contains the commands that print each view as text.
 var views = []struct{ name, args string }{
 	{"report", "report --limit 5"},
 	{"report-users", "report users"},
@@ -128,8 +128,8 @@ func foreignBans(m *memory.Memory, c *memory.Client, at int64) error {
 	return err
 }
 
-// TestForeignBans checks that bans of other hosts are found by rule name, and that exports and JSON
-// name the host.
+// TestForeignBans checks that bans imposed by other hosts can be found by rule name, and that
+// exports and JSON name the host that imposed them.
 func TestForeignBans(t *testing.T) {
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "scanwatch.conf")

@@ -29,9 +29,9 @@ var clientDetectors = []detector{
 }
 
 // reverseDNS reports a client without a reverse DNS name, or with a name that fails FCrDNS. smtpd
-// truncates long names. A truncated name always fails FCrDNS, so it is not reported. If the server
-// has reported neither a name nor an FCrDNS result, the client may have a name, so nothing is
-// reported.
+// truncates long names. A truncated name always fails FCrDNS, so this failure is not reported. If
+// the server has reported neither a name nor an FCrDNS result, the client may have a name, so
+// nothing is reported.
 func reverseDNS(c *Case) {
 	switch {
 	case c.nameUnreported():

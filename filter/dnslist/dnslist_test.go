@@ -281,8 +281,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestBounded checks that clients cannot make the table or its queue grow. TestBounded also checks
-// that dropped questions are counted.
+// TestBounded checks that clients cannot make the table or its queue grow without limit.
+// TestBounded also checks that dropped questions are counted.
 func TestBounded(t *testing.T) {
 	b := newBench(t, zen)
 	b.questions()

@@ -85,8 +85,8 @@ func (l *logger) allow(s *track.Session, k logKey, at int64) bool {
 	return l.limit(k.kind).allow(at, 1)
 }
 
-// due logs the number of repetitions of each window that has ended. If all is set, due logs the
-// repetitions of every window.
+// For each window that has ended, due logs the number of repetitions in it. If all is set, due does
+// so for every window.
 func (l *logger) due(log func([]byte), now int64, all bool) {
 	for l.first < len(l.order) {
 		w := &l.order[l.first]

@@ -110,9 +110,9 @@ type tally struct {
 	rank               uint8 // rank of the confidence in the example
 }
 
-// tallied limits the number of tallies of each kind in an aggregate. When the limit is reached,
-// rest changes all further steps so that they share one tally. Kinds without rest need no limit,
-// because their text comes from the policy.
+// tallied contains the maximum number of tallies of each kind in an aggregate. When the limit is
+// reached, rest changes all further steps so that they share one tally. Kinds without rest need no
+// limit, because their text comes from the policy.
 var tallied = [store.KindReference]struct {
 	is   bool
 	most int

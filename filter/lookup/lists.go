@@ -180,7 +180,7 @@ func (l *Lists) Word(name []byte) *Row {
 // may have added.
 //
 // If the client has sent a greeting without a name, name is empty. Helo must not be called for a
-// client that has not greeted.
+// client that has not sent HELO or EHLO.
 func (l *Lists) Helo(name []byte) (bot, scanner, allow *Row) {
 	name = bytes.TrimSuffix(name, []byte("."))
 	bot = l.botHelo.find(name)
@@ -347,7 +347,7 @@ func (l *Lists) addASN(row *Row) error {
 	return nil
 }
 
-// age sets the time at which a row about a rented address expires.
+// age fills in row.expires, the time at which a row about a rented address expires.
 func (l *Lists) age(row *Row) {
 	if row.Kind != "cidr" {
 		return

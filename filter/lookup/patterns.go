@@ -21,9 +21,9 @@ type Pattern[V any] struct {
 type Patterns[V any] struct {
 	exprs  []*regexp.Regexp
 	values []V
-	// needed contains a list of lower-case texts for each expression, or nil. Every match of the
-	// expression contains at least one of these texts. Most names contain none of them, so the
-	// expression need not be evaluated.
+	// For each expression, needed contains a list of lower-case substrings, or nil. Every match of
+	// the expression contains at least one of these substrings. Most names contain none of them, so
+	// the expression need not be evaluated.
 	needed [][][]byte
 }
 
@@ -61,8 +61,8 @@ func (p *Patterns[V]) Match(text []byte) (v V, ok bool) {
 	var buf [maxNameBytes]byte
 	lower, ascii := appendLower(buf[:0], text)
 	for i, expr := range p.exprs {
-		// The needed texts are valid only if text is ASCII, because (?i) also matches some letters
-		// that are not ASCII.
+		// The required substrings are valid only if text is ASCII, because (?i) also matches some
+		// non-ASCII letters.
 		if ascii && p.needed[i] != nil && !slices.ContainsFunc(p.needed[i], func(t []byte) bool { return bytes.Contains(lower, t) }) {
 			continue
 		}
@@ -91,15 +91,15 @@ func appendLower(dst, text []byte) (lower []byte, ascii bool) {
 	return dst, true
 }
 
-// literals returns a list of lower-case texts. Each match of the expression contains at least one
-// of them. If no such list is known, literals returns nil.
+// literals returns a list of lower-case substrings. Each match of the expression contains at least
+// one of these substrings. If no such list is known, literals returns nil.
 func literals(re *syntax.Regexp) (list [][]byte) {
 	switch re.Op {
 	case syntax.OpLiteral:
 		return [][]byte{[]byte(strings.ToLower(string(re.Rune)))}
 	case syntax.OpCapture, syntax.OpPlus:
 		return literals(re.Sub[0])
-	case syntax.OpConcat: // use the part whose texts are longest
+	case syntax.OpConcat: // use the part whose substrings are longest
 		least := func(list [][]byte) int {
 			n := 0
 			for i, t := range list {

@@ -138,7 +138,7 @@ func TestOtherPrograms(t *testing.T) {
 	}
 }
 
-// TestTruncated checks that a truncated line is not treated as a different fact.
+// TestTruncated checks that a truncated line is not misread as a different fact.
 func TestTruncated(t *testing.T) {
 	lines := oneMessage + `0123456789abcdee smtp connected address=local host=mx.example.org
 0123456789abcdee smtp authentication user=alice result=ok
@@ -166,7 +166,7 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestHostile checks that text from a client or a remote server is never treated as a fact.
+// TestHostile checks that text from a client or a remote server is never misread as a fact.
 func TestHostile(t *testing.T) {
 	for _, l := range []string{
 		`0123456789abcdef smtp failed-command command="RCPT TO:<x@example.org>" result="451 Try again"`,

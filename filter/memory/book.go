@@ -105,9 +105,9 @@ func (k *book) outgoing(p netip.Prefix) (changed, unsent bool) {
 }
 
 // unbanBefore returns the time of the latest unban of p, or 0, and banKnew if other hosts know the
-// unban. old is the row that a ban replaces. Other hosts must receive an unban that they do not
-// know with the ban. Otherwise, an offence soon after the unban would keep earlier bans on other
-// hosts in effect. An unban that arrives again does not end the ban.
+// unban. old is the row that a ban replaces. If other hosts do not know the unban, they must
+// receive it together with the ban. Otherwise, an offence soon after the unban would keep earlier
+// bans on other hosts in effect. An unban that arrives again does not end the ban.
 func (k *book) unbanBefore(p netip.Prefix, old *ban, at uint32) (uint32, banFlags) {
 	unban, knew := old.lastUnban()
 	shared := k.hosts.outgoing != nil

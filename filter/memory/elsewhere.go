@@ -19,8 +19,8 @@ import (
 // NotEnforced describes the bans for which Bans.Waiting is true.
 const NotEnforced = "not enforced: waiting for the standing of other hosts"
 
-// HaveStanding records that bans by other hosts take effect, because there is no server from
-// which the standing on other hosts could arrive; see Memory.Complete for a server.
+// HaveStanding makes other hosts' bans take effect when there is no server to supply the standing
+// of clients on these hosts. With a server, use Memory.Complete.
 func (b *Bans) HaveStanding() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

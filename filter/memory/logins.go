@@ -32,8 +32,8 @@ type pair struct {
 
 const pairHours = 24
 
-// A spray is a row of distinct values within a window: the users of a host or network,
-// or the networks or sender addresses of a user.
+// A spray is the set of distinct values seen within a window, such as the users tried by one host
+// or network, or the networks or sender addresses used by one user.
 type spray struct {
 	since uint32 // first value; for loginsOfSource, the latest login
 	seen  [maxSeen]uint16

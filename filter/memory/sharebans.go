@@ -540,7 +540,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	case n.row.flags&(banForeign|banRevoked) != banForeign:
 		receiveOwn(s.Bans, f, &n, old, known)
 	case known && n.stale(&before) && sendAgain(s.Bans, p, before, &n), known && unsent && old.ownUnban(), unbannedRange(s.Bans, &n):
-		// An unban that this host knows has ended the ban.
+		// The ban was ended by an unban that this host knows.
 	default:
 		if known && old.ownUnban() && !n.partial {
 			// The unban has been sent. If this host sent it again, for example after a

@@ -12,7 +12,7 @@ import (
 	"scanwatch/rules"
 )
 
-// from returns the rows that m sends, with the name of their host.
+// from returns the rows that m sends, each labelled with the name of the host it comes from.
 func from(m *Memory, origin string) (list []Foreign) {
 	for _, e := range m.Outgoing(1000, 0) {
 		list = append(list, Foreign{Entry: e, Origin: origin})

@@ -213,7 +213,7 @@ func (s *Server) Join(l *Logged) bool {
 // after the other.
 func decisive(e smtp.Ending) bool { return e != smtp.EndingUnknown && e != smtp.EndingPartial }
 
-// part ends a session. If the log is being read, the session first waits for the log.
+// part ends a session in the milter. If the log is being read, the session first waits for the log.
 func (s *Server) part(p *parted, at int64) {
 	j, done := &s.joins, at-s.joins.heard > logSilence.Microseconds()
 	for i := 0; i < len(j.logged); {
@@ -336,8 +336,8 @@ func (s *Server) line(p *parted, verb smtp.Verb) {
 	s.Sink.Event(e)
 }
 
-// reply reports the reply to a command in the log. If its code is unknown, a failed command gets
-// the code failed.
+// reply reports the logged reply to a command. A failed command whose code is unknown is given the
+// code failed.
 func (s *Server) reply(p *parted, of *smtp.Event, failed uint32) {
 	e := p.event(smtp.EventReply)
 	e.Verb, e.Code, e.Cause = of.Verb, of.Code, of.Cause

@@ -298,7 +298,7 @@ func (s *Server) locked(site string, f func(at int64)) {
 	}
 }
 
-// name sets the name of the mail server for the events that follow. Several servers may use the
+// name stores the name of the mail server for the events that follow. Several servers may use the
 // same socket.
 func (s *Server) name(name string) {
 	if name != "" && name != s.site {

@@ -171,8 +171,8 @@ func (v *playback) text(s *store.Step) []byte {
 	return nil
 }
 
-// lost counts a message that was accepted when recorded, but is rejected now. If some is set, other
-// recipients still receive the message.
+// lost updates the counts for a message that was accepted when recorded, but is rejected now. If
+// some is set, other recipients still receive the message.
 func (v *playback) lost(t *transaction, some bool) {
 	m := Message{Sender: t.sender, Rcpts: t.was, Some: some, Refusal: t.why}
 	if some {

@@ -5,7 +5,7 @@
 // would. Counters, bans and standing therefore change as in live operation.
 //
 // A record contains less information than the original events. The package therefore estimates the
-// following facts:
+// following values:
 //
 //   - The name of the server. The name is taken from sessions whose clients greeted with it.
 //   - The time and text of commands without a step, which are RSET, NOOP, STARTTLS, and

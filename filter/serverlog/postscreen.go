@@ -8,8 +8,8 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// screenWords maps the first word of postscreen's lines to functions. The functions receive the
-// text before and after [ADDRESS]:PORT.
+// screenWords maps the first word of a postscreen log line to the function that parses the line.
+// The function receives the text before and after [ADDRESS]:PORT.
 var screenWords = map[string]func(p *postfix, l *maillog.Line, s *session, head, tail []byte){
 	"CONNECT":     nil,
 	"PREGREET":    (*postfix).pregreet,

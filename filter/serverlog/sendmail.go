@@ -95,7 +95,8 @@ func afterRelay(s []byte) []byte {
 	return bytes.TrimPrefix(s[j+1:], []byte(" (may be forged)"))
 }
 
-// cutIdent splits "USER@NAME ". The client itself sends USER (RFC 1413), so it may contain "@".
+// cutIdent splits "USER@NAME ". USER is the client's own ident reply (RFC 1413), so it may contain
+// "@".
 func cutIdent(s []byte) (user, name []byte) {
 	i := bytes.LastIndexByte(s, '@') + 1
 	return s[:i], s[i:]

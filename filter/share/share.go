@@ -868,8 +868,8 @@ func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, nam
 	return r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()), name, nil
 }
 
-// togetherBan is together for bans. The merged row is an unban if it has ended all bans. Its
-// name is empty if this host made the unban.
+// togetherBan is together for bans. The merged row is an unban if no ban remains in effect after
+// the merge. name is empty if this host made the unban.
 func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, name string, own []byte) {
 	unban := r.unbanned(key)
 	var revoked *register

@@ -180,8 +180,8 @@ func (c *collector) reports(r *store.Record) bool {
 	return !r.End.Before(c.o.Since) && (c.o.Match == nil || c.o.Match(r))
 }
 
-// trace counts unknown conditions in a sample of all sessions. Sessions with hashed
-// mailboxes are always counted.
+// trace determines the number of unknown conditions in a sample of all sessions. Sessions with
+// hashed mailboxes are always counted.
 func (c *collector) trace(policy *rules.Policy, f *rules.Facts, _ smtp.Answer) {
 	sampled := f.Session*0x9e3779b97f4a7c15>>60 == 0 // session ids are not evenly distributed, so multiply them first
 	hashed := c.names && (mailbox.Hashed(f.MailFrom) || mailbox.Hashed(f.RcptTo) || mailbox.Hashed(f.User))

@@ -101,7 +101,7 @@ func (a *Answer) observed() *Ban {
 	return nil
 }
 
-// cause names the operator or the rule that imposed the ban.
+// cause states whether the operator or a rule imposed the ban, with the rule's name.
 func (b *Ban) cause() string {
 	line := "rule " + text.Escape(b.Rule+b.On())
 	if b.Manual {
@@ -238,7 +238,8 @@ func (s *Session) cause(r *Rule) string {
 	return line
 }
 
-// on names the other host that imposed the ban, as in " on mx1", or returns "".
+// on returns the name of the other host that imposed the ban, as in " on mx1". If this host imposed
+// the ban, on returns "".
 func (r *Rule) on() string {
 	if r.BannedOn == "" {
 		return ""

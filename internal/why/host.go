@@ -211,7 +211,7 @@ func (h *Host) trim() {
 // hostKinds is the set of step kinds that Host.add reads.
 var hostKinds = store.KindsOf(store.KindVerdict, store.KindBan)
 
-// add counts a session from h.
+// add adds a session from h to the counts.
 func (h *Host) add(r *store.Record) {
 	h.Sessions += r.Many()
 	end := r.End.UTC()

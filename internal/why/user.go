@@ -107,7 +107,7 @@ func unnamedLogins(r *store.Record) (n int) {
 	return n
 }
 
-// count counts the hosts.
+// count fills in the numbers of hosts with and without a successful login.
 func (l *Logins) count() {
 	for _, h := range l.hosts {
 		if h.Passed {

@@ -21,20 +21,20 @@ const (
 	maxAttempts = 3 // domains of an Attempt
 )
 
-// tried counts a source's rejected recipients in a domain.
+// tried holds the counts of a source's rejected recipients in a domain.
 type tried struct {
 	refused, sessions uint32
 	last, now, most   uint32 // the last record, its number of recipients, and the maximum for one record
 }
 
-// attempts counts rejected recipients.
+// attempts holds the counts of rejected recipients.
 type attempts struct {
 	domains names // the recipients' domains; extra is the number of accepted recipients
 	tried   entries[uint64, tried]
 }
 
-// rcpt counts a recipient that smtpd accepted or permanently rejected. In an aggregate, a
-// step may represent several recipients.
+// rcpt updates the counts for a recipient that smtpd accepted or permanently rejected. In an
+// aggregate, a step may represent several recipients.
 func (c *Collector) rcpt(s *store.Step) {
 	n := &c.now
 	byFilter := n.byFilter

@@ -263,7 +263,7 @@ func (c *Collector) addRemote() error {
 	return err
 }
 
-// step counts a step of the current record.
+// step adds a step of the current record to the counts.
 func (c *Collector) step(s *store.Step) bool {
 	if int(s.Kind) < len(c.steps) {
 		if count := c.steps[s.Kind]; count != nil {
@@ -454,8 +454,8 @@ func (c *Collector) filter(s *store.Step) {
 	c.now.byFilter = s.Phase == smtp.PhaseRcptTo && s.Decision >= smtp.Reject
 }
 
-// names counts sessions by name. The entries contain no pointers, which the garbage collector would
-// have to follow.
+// names holds the number of sessions for each name. The entries contain no pointers, which the
+// garbage collector would have to follow.
 type names struct {
 	limit int
 	slots []slot

@@ -51,7 +51,7 @@ func (l *lines) problems(all []string) {
 	}
 }
 
-// more writes the number of omitted lines.
+// more writes a line with the number of omitted lines.
 func (l *lines) more(n int) {
 	if n > 0 {
 		fmt.Fprintf(l, "  and %d more\n", n)

@@ -74,8 +74,8 @@ func (p *Page) scanning(zone *time.Location) pageSection {
 		Notes: []string{"Hosts with findings, the worst evidence first, with their organisation if it is known. Hosts with legitimate mail are in the next list."}}
 }
 
-// anyDecided reports whether any sessions of the sources were rejected, and whether any
-// would have been rejected.
+// anyDecided reports whether any sessions from the sources were rejected, and whether any would
+// have been.
 func anyDecided(all []Source) (refused, observed bool) {
 	for i := range all {
 		refused, observed = refused || all[i].Refused > 0, observed || all[i].Observed > 0

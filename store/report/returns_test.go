@@ -15,7 +15,7 @@ import (
 
 const day = 24 * time.Hour
 
-// ipv4 numbers hosts by their IPv4 address.
+// ipv4 assigns each host a number based on its IPv4 address.
 func ipv4(a netip.Addr) uint64 {
 	b := a.As4()
 	return uint64(b[0])<<24 | uint64(b[1])<<16 | uint64(b[2])<<8 | uint64(b[3])

@@ -43,7 +43,7 @@ func (s *source) add(n *source) {
 // source that behaves in a way that no mail server does is not listed there.
 func (s *source) good() bool { return s.mails > 0 && !s.abuse }
 
-// sources counts the sessions of each address and the number of sources.
+// sources holds the number of sessions of each address, and the number of sources.
 type sources struct {
 	number func(netip.Addr) uint64
 	all    entries[address, source]

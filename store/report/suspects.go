@@ -87,7 +87,7 @@ type refusal struct {
 	enforced, observed int
 }
 
-// refusal counts a rejection in the current record.
+// refusal adds a rejection in the current record to the counts.
 func (c *Collector) refusal(s *store.Step) {
 	if s.Decision < smtp.Reject || s.Exempt != "" {
 		return
@@ -253,7 +253,7 @@ func (l *lists) listSuspects(top int) (list []SuspectRefusal, more int, hosts Su
 	return list, more, hosts
 }
 
-// rule counts the sessions with each effect of a rule.
+// rule holds the number of sessions with each effect of a rule.
 type rule struct {
 	Rule
 	numbers [ruleEffects]uint32

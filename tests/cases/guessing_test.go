@@ -22,7 +22,7 @@ func (s *Server) repeat(n int, every time.Duration, play func(i int) *simulate.C
 	return cs
 }
 
-// guessers lists hosts that attack on port 25.
+// guessers contains hosts that attack on port 25.
 var guessers = []simulate.Host{
 	bare("203.0.113.82", "x.example"), greets("203.0.113.83", "dsl-83.isp.example", "x.example"), bare("2001:db8:83::2", "mail.x.example"),
 }

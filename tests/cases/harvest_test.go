@@ -14,7 +14,7 @@ import (
 
 type manner = simulate.Manner
 
-// harvesters lists hosts that harvest in one session.
+// harvesters contains hosts that harvest in one session.
 var harvesters = []simulate.Host{
 	bare("203.0.113.50", "mail.x.example"),
 	greets("203.0.113.51", "host-51.isp.example", "host-51.isp.example"),
@@ -140,8 +140,8 @@ func TestNetworkHarvest(t *testing.T) {
 	Run(t, list)
 }
 
-// limits sets how many mailboxes can be verified: a maximum for each of the first nine sessions,
-// and another maximum for each later session.
+// limits checks how many mailboxes each session could verify: at most first in each of the first
+// nine sessions, and at most then in each later session.
 func (s *Server) limits(cs []*simulate.Client, first, then int) {
 	for i, c := range cs {
 		most := first

@@ -75,8 +75,7 @@ type act struct {
 // begins is the time at which cases start.
 var begins = time.Date(2026, 11, 2, 8, 0, 0, 0, time.UTC)
 
-// mailboxes lists the mailboxes that exist in every case, in addition to postmaster and
-// abuse.
+// mailboxes contains the mailboxes that exist in every case, in addition to postmaster and abuse.
 var mailboxes = strings.Fields("info alice bob carol dave erin frank grace heidi ivan judy")
 
 // New starts a case's server, which behaves like OpenSMTPD.
@@ -276,7 +275,7 @@ func (s *Server) Delivered(cs ...*simulate.Client) {
 	}
 }
 
-// bans returns all bans by rules, including expired bans.
+// bans returns all bans imposed by rules, including those that have expired.
 func (s *Server) bans() (list []memory.Ban) {
 	s.Flush()
 	s.memory.Bans.Each(func(b memory.Ban) {
@@ -308,7 +307,8 @@ func (s *Server) Banned(cs ...*simulate.Client) {
 	}
 }
 
-// blame lists the evidence of misbehaviour. All other evidence only describes unusual properties.
+// blame contains the evidence of misbehaviour. All other evidence only describes unusual
+// properties.
 var blame = strings.Fields("scanner botnet-helo helo-own-name helo-own-address helo-forged harvest relay-probe auth-spray early-talker campaign flood talks-http talks-ssh talks-tls talks-binary")
 
 // Fair asserts that legitimate clients received no negative answer and no ban. The clients' records

@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// only restricts the cases to a preset.
+// only(preset, list) returns the cases in list, each restricted to the given preset.
 func only(preset string, list []Case) []Case {
 	for i := range list {
 		list[i].Presets = []string{preset}
@@ -62,7 +62,7 @@ func ruleRows() []statement {
 		{"Presets", "A preset is a ready-made policy with comments", play(threePresets)},
 		{"Presets", "All presets start in observe mode", play(threePresets)},
 		{"Presets", "Record only", only("open", play(recordOnly))},
-		{"Presets", "Reject only clients that are proven not to deliver mail", play(unusual)},
+		{"Presets", "Reject a client only if there is proof that it is not there to deliver mail", play(unusual)},
 		{"Presets", "Ban directory harvests and scanners for a day, and attack tools for a week. Ban brute-force password attacks for ten minutes at first, and then for longer", play(firstBans)},
 		{"Presets", "Also reject servers without a proper greeting, and rented hosts without a proven name", only("tight", play(tightRejects))},
 		{"Presets", "The thresholds are lower, and the greeting is delayed by two seconds for unknown clients", append(only("tight", append(play(wait), play(guessLimits)...)), only("standard", play(guessLimits))...)},

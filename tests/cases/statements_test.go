@@ -199,7 +199,7 @@ func (s *Server) command(h simulate.Host, line string) *simulate.Client {
 // presetRows returns the rows about exemptions, scanners, greetings and protocols.
 func presetRows() []statement {
 	return []statement{
-		{"standard", "standard: reject only clients that are proven not to deliver mail", play(unusual)},
+		{"standard", "standard: reject a client only if there is proof that it is not there to deliver mail", play(unusual)},
 		{"standard", "Unusual behaviour only adds points, which are recorded", play(unusual)},
 		{"tight", "tight: the same as standard, but also reject servers that do not greet as RFC 5321 requires, and rented hosts without a proven name", play(tightRejects)},
 		{"tight", "It rejects some legitimate servers with a bad configuration", play(func(s *Server) {

@@ -23,7 +23,7 @@ var ladders = map[string][]int64{
 // bans maps the prefix of a source to its ban.
 type bans map[netip.Prefix]*ban
 
-// connects counts a connection and returns the rule of the active ban, or "".
+// connects adds a connection to the count, and returns the rule of the active ban, or "".
 func (b bans) connects(src netip.Prefix, at int64) (rule string) {
 	old := b[src]
 	if old == nil {

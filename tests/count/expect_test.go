@@ -99,10 +99,10 @@ func expect(records []*record) *summary {
 	return &e.summary
 }
 
-// organisations lists the organisations of the generated scanners and tools.
+// organisations contains the organisations of the generated scanners and tools.
 var organisations = map[string]string{"scanner": "Censys", "botnet-helo": "PushDo / Cutwail"}
 
-// remote counts a session of an unauthenticated client.
+// remote adds a session of an unauthenticated client to the expected counts.
 func (e *expectation) remote(r *record, s *session) {
 	k := source(s.src)
 	t := e.sources[k]
@@ -158,7 +158,7 @@ func (e *expectation) remote(r *record, s *session) {
 	}
 }
 
-// rules counts a rule's effects on a session.
+// rules adds the effects of the rules on a session to the expected counts.
 func (e *expectation) rules(s *session) {
 	count := func(name string, f func(*rule)) {
 		r := e.Rules[name]

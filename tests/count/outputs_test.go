@@ -95,7 +95,7 @@ func dump(t *testing.T, dir string, period []string) (all []string) {
 	return all
 }
 
-// count sets the maps of d.
+// count fills in d's maps.
 func (e *elements) count(d *dumped) {
 	d.Helo, d.Evidence, d.Users, d.Verdicts, d.Recipients = map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
 	set := func(m map[string]int, name string, x *tallied) { // each session counts once

@@ -125,7 +125,7 @@ func submission(t *testing.T, s *smtpd.Server, from, helo string) *caller {
 	return x
 }
 
-// asks plays a session with recipients, and returns the number of replies from smtpd itself.
+// asks simulates a session with recipients, and returns the number of replies from smtpd itself.
 func asks(t *testing.T, s *smtpd.Server, from, sender string, to ...string) int {
 	x := call(t, s, from, smtpd.PortMX)
 	defer x.quit()

@@ -50,7 +50,7 @@ func asnFile(t *testing.T, prefix string, number uint32) []byte {
 	return data
 }
 
-// visitors lists clients of a server that enforces the standard preset.
+// visitors contains clients of a server that enforces the standard preset.
 var visitors = []struct {
 	name, addr, rdns string
 	unproven         bool // the name fails FCrDNS

@@ -191,7 +191,7 @@ func early(t *testing.T, s *smtpd.Server, from string) bool {
 	return accepted
 }
 
-// scanners lists hosts of scanning organisations.
+// scanners contains hosts of scanning organisations.
 var scanners = []smtpd.Host{
 	{Addr: "198.51.100.201", Name: "scan-15k.shadowserver.org", Confirmed: true}, {Addr: "198.51.100.202", Name: "census1.shodan.io", Confirmed: true},
 	{Addr: "198.51.100.203", Name: "security.criminalip.com", Confirmed: true}, {Addr: "198.51.100.204", Name: "planned.internet-measurement.com", Confirmed: true},
@@ -299,8 +299,9 @@ func (row *toolRow) worse(preset, got string) bool {
 	return err != nil || n > row.best
 }
 
-// TestUsualTools plays the attacks against OpenSMTPD 7.6, alone and with the presets, and logs a
-// table. With a preset, no result may be worse than its row permits.
+// TestUsualTools replays the usual tools' attacks against OpenSMTPD 7.6, without the filter and
+// with each preset, and logs the results as a table. With a preset, no result may be worse than its
+// row permits.
 func TestUsualTools(t *testing.T) {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)

@@ -27,8 +27,8 @@ func SessionID(i int) string { return fmt.Sprintf("%016x", firstID+i) }
 // Addr returns the source of the session with text number i.
 func Addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{203, 0, 113, byte(i + 1)}) }
 
-// Store creates a state directory with a session for each text. The session contains the text in
-// every field of every kind of step. The directory also contains bans with these texts. All events
+// Store creates a state directory with a session for each text. Every field of every kind of step
+// in the session contains the text. The directory also contains bans with these texts. All events
 // are in the half hour before now.
 func Store(dir string, now time.Time) error {
 	w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})

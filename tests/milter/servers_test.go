@@ -17,8 +17,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// consumers returns the directory of unpacked programs, as seen by the server. If a program is
-// missing, consumers skips the test.
+// consumers returns the directory of unpacked programs, as seen by the server. consumers skips the
+// test if a program is missing.
 func (s *site) consumers(program string) string {
 	s.t.Helper()
 	if s.suite != "" {
@@ -170,7 +170,7 @@ func (s *site) recipe(server string) string {
 	return strings.ReplaceAll(text, sockets[server], "unix:"+s.path("milter.sock"))
 }
 
-// sockets lists the sockets in the manual.
+// sockets contains the sockets in the manual.
 var sockets = map[string]string{"Postfix": "unix:scanwatch/milter.sock", "Sendmail": "unix:/run/scanwatch/milter.sock"}
 
 // run starts a mail server and waits until it answers.

@@ -16,7 +16,7 @@ const minute, hour = time.Minute, time.Hour
 
 var attacks = slices.Concat(harvests, tricks, distributed, logins, relays, visitors, accounts)
 
-// harvests lists harvests from one host or network.
+// harvests contains harvests from one host or network.
 var harvests = []Attack{
 	{Name: "50 in one session", play: func(x *attacker) { x.ask(rival(x.src(50)), manner{}, words("guess", 0, 50)...) }},
 	{Name: "50, each in a transaction", play: func(x *attacker) { x.ask(rival(x.src(51)), manner{Per: 1}, words("own", 0, 50)...) }},
@@ -59,7 +59,7 @@ var harvests = []Attack{
 	{Name: "40 in a transaction of the null sender", play: func(x *attacker) { x.ask(rival(x.src(59)), manner{Null: true}, words("null", 0, 40)...) }},
 }
 
-// tricks lists simple ways to look like a mail server.
+// tricks contains simple ways to look like a mail server.
 var tricks = []Attack{
 	{Name: "postmaster+N before each", play: func(x *attacker) {
 		x.ask(rival(x.src(60)), manner{Before: func(i int) string { return fmt.Sprintf("postmaster+%d@example.org", i) }}, words("plus", 0, 200)...)
@@ -123,7 +123,7 @@ var tricks = []Attack{
 	}},
 }
 
-// distributed lists harvests that switch to a new network every five minutes.
+// distributed contains harvests that switch to a new network every five minutes.
 var distributed = []Attack{
 	{Name: "a new network every 5 min, fifty each", play: func(x *attacker) {
 		x.bursts(250, 50, 5*minute, manner{}, func(i int) simulate.Host {
@@ -161,7 +161,7 @@ var distributed = []Attack{
 	}},
 }
 
-// logins lists brute-force attacks.
+// logins contains brute-force attacks.
 var logins = []Attack{
 	{Name: "ylmf-pc on port 25", Area: "passwords", play: func(x *attacker) { x.blind(simulate.Host{Src: x.src(80), Helo: "ylmf-pc"}, 1, "LOGIN") }},
 	{Name: "ylmf-pc on port 587", Area: "passwords", play: func(x *attacker) { x.guess(simulate.Host{Src: x.src(81), Helo: "ylmf-pc"}, "hanks") }},
@@ -258,7 +258,7 @@ var logins = []Attack{
 	}},
 }
 
-// relays lists attackers that search for an open relay.
+// relays contains attackers that search for an open relay.
 var relays = []Attack{
 	{Name: "50 foreign domains in one session", Area: "relay", play: func(x *attacker) { x.ask(rival(x.src(20)), manner{}, foreign(0, 50)...) }},
 	{Name: "one a session, 40 domains in a day", Area: "relay", play: func(x *attacker) {
@@ -282,8 +282,8 @@ var relays = []Attack{
 	}},
 }
 
-// visitors lists scanners, rented hosts, hosts with false greetings, and programs that do
-// not speak SMTP. Each visitor tries to send a message three times.
+// visitors contains scanners, rented hosts, hosts with false greetings, and programs that do not
+// speak SMTP. Each visitor tries to send a message three times.
 var visitors = func() (list []Attack) {
 	mail := func(name string, hosts ...simulate.Host) {
 		list = append(list, Attack{Name: name, Area: "visitor", play: func(x *attacker) {
@@ -348,7 +348,7 @@ var visitors = func() (list []Attack) {
 		}})
 }()
 
-// accounts lists attacks that use a user's password.
+// accounts contains attacks that use a user's password.
 var accounts = []Attack{
 	{Name: "stolen account, twelve networks in a minute", Area: "account", play: func(x *attacker) {
 		for k := range 12 {

@@ -71,9 +71,9 @@ func Forms() (n int) {
 	return n
 }
 
-// forms plays rows of senders.tsv. If tight is set, it plays the rows that the tight preset may
-// reject. Otherwise, it plays all other rows. A third of the senders send mail daily, a third
-// weekly, and a third only once.
+// forms simulates rows of senders.tsv. If tight is set, it simulates the rows that the tight preset
+// may reject. Otherwise, it simulates all other rows. A third of the senders send mail daily, a
+// third weekly, and a third only once.
 func (w *World) forms(k *Kind, tight bool) {
 	n := 0
 	for line := range strings.Lines(senders) {
@@ -108,8 +108,8 @@ func (w *World) forms(k *Kind, tight bool) {
 	}
 }
 
-// partners plays companies, four in each network. A partner sends mail on some days, and sometimes
-// mistypes an address.
+// partners simulates companies, four in each network. A partner sends mail on some days, and
+// sometimes mistypes an address.
 func (w *World) partners(k *Kind) {
 	var at func(int) netip.Addr
 	for i := range 24 {
@@ -133,7 +133,8 @@ func (w *World) partners(k *Kind) {
 	}
 }
 
-// newcomers plays servers that send mail only once. New servers send mail on each day of the month.
+// newcomers simulates servers that send mail only once. New servers send mail on each day of the
+// month.
 func (w *World) newcomers(k *Kind) {
 	at := [2]func(int) netip.Addr{w.net(), w.net()}
 	for d := range Days {
@@ -163,7 +164,7 @@ func (a *Actor) mixed(members, former []string) []string {
 	return to
 }
 
-// lists plays mailing lists with a few former members.
+// lists simulates mailing lists with a few former members.
 func (w *World) lists(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -192,8 +193,8 @@ func (w *World) newLists(k *Kind) {
 	}
 }
 
-// newsletters plays senders that start a newsletter after a few messages. Each newsletter is sent
-// to twenty addresses, a third of which no longer exist.
+// newsletters simulates senders that start a newsletter after a few messages. Each newsletter is
+// sent to twenty addresses, a third of which no longer exist.
 func (w *World) newsletters(k *Kind) {
 	for i := range 3 {
 		name := fmt.Sprintf("mail.shop%d.example", i)
@@ -225,7 +226,7 @@ func nulls(to []string) (list []*message) {
 	return list
 }
 
-// bounces plays servers that return local users' messages.
+// bounces simulates servers that return local users' messages.
 func (w *World) bounces(k *Kind) {
 	at := w.net()
 	for i := range 5 {
@@ -349,7 +350,7 @@ func (w *World) newForum(k *Kind) {
 	}
 }
 
-// forwarders plays servers that forward mail from all kinds of senders.
+// forwarders simulates servers that forward mail from all kinds of senders.
 func (w *World) forwarders(k *Kind) {
 	at := w.net()
 	for i := range 3 {
@@ -366,7 +367,7 @@ func (w *World) forwarders(k *Kind) {
 	}
 }
 
-// notices plays programs that send mail to former users.
+// notices simulates programs that send mail to former users.
 func (w *World) notices(k *Kind) {
 	at := w.net()
 	jobs, supplier := host(at(90), "jobs.partner.example"), host(at(91), "mail.supplier.example")

@@ -10,7 +10,7 @@ import (
 	"scanwatch/tests/simulate"
 )
 
-// applications plays programs that greet with an address in their container's network.
+// applications simulates programs that greet with an address in their container's network.
 func (w *World) applications(k *Kind) {
 	at := w.net()
 	for i, helo := range []string{"[10.1.2.3]", "[172.17.0.1]", "[192.168.178.20]", "[172.18.0.5]", "[10.0.0.4]"} {
@@ -65,7 +65,7 @@ func (w *World) yearly(k *Kind) {
 	})
 }
 
-// paces plays very fast and very slow clients.
+// paces simulates very fast and very slow clients.
 func (w *World) paces(k *Kind) {
 	at := w.net()
 	ms := func(times ...float64) (list []time.Duration) {
@@ -186,7 +186,7 @@ func (a *Actor) harvester(src netip.Addr, n int) {
 	c.Quit()
 }
 
-// customers plays rented servers whose names are derived by the hosting provider. One of these
+// customers simulates rented servers whose names are derived by the hosting provider. One of these
 // servers harvests addresses.
 func (w *World) customers(k *Kind) {
 	at := [2]func(int) netip.Addr{w.net(), w.net()}
@@ -233,7 +233,7 @@ func (w *World) gateway(k *Kind) {
 	})
 }
 
-// reports plays messages from a scanning organisation to abuse and postmaster.
+// reports simulates messages from a scanning organisation to abuse and postmaster.
 func (w *World) reports(k *Kind) {
 	h := host(netip.MustParseAddr("198.51.100.111"), "mail.shadowserver.org")
 	w.Go(h.RDNS, Start, func(a *Actor) {
@@ -243,7 +243,7 @@ func (w *World) reports(k *Kind) {
 	})
 }
 
-// printers plays devices in the local network.
+// printers simulates devices in the local network.
 func (w *World) printers(k *Kind) {
 	for i, helo := range []string{"printer", "KM8F21A3", "copier.local", "10.20.0.5"} {
 		h := simulate.Host{Src: netip.AddrFrom4([4]byte{10, 20, 0, byte(2 + i)}), Helo: helo}

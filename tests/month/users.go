@@ -109,7 +109,7 @@ func (w *World) traveller(k *Kind) {
 	}
 }
 
-// computers plays users whose computers have the same names as bots.
+// computers simulates users whose computers have the same names as bots.
 func (w *World) computers(k *Kind) {
 	at := w.net()
 	for i, name := range []string{"User", "ADMIN", "X", "hydra", "localhost", "[192.168.1.5]", "127.0.0.1", "[127.0.0.1]", "DESKTOP-8F3K2L1", "home"} {

@@ -14,8 +14,8 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// TestWhyShowsTheRuleThatDecided checks that scanwatch why shows the text that the rule had when it
-// decided, even if the configuration has changed since.
+// TestWhyShowsTheRuleThatDecided checks that "scanwatch why" shows the rule's text as it was at the
+// time of the decision, even if the configuration has changed since.
 func TestWhyShowsTheRuleThatDecided(t *testing.T) {
 	dir, conf := t.TempDir(), filepath.Join(t.TempDir(), "scanwatch.conf")
 	write := func(text string) {

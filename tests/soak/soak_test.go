@@ -51,8 +51,8 @@ type size struct {
 	days              float64
 }
 
-// TestSoak checks disk, memory and all counts with a very large number of sessions and
-// sources at full speed.
+// TestSoak runs a very large number of sessions from many sources at full speed, and checks disk
+// usage, memory usage and all counts.
 func TestSoak(t *testing.T) { soak(t, size{*soakSessions, *soakSources, *soakBudget, *soakDays}) }
 
 func soak(t *testing.T, load size) {

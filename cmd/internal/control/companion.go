@@ -211,9 +211,9 @@ type peer struct {
 	turns *turns // nil without a limit
 }
 
-// turns limits how long the filter may work on expensive ban lists for the companions of one user,
-// because this work slows down mail. Complete lists and lists with networks are expensive. A user
-// may spend fullBurst immediately, and in the long run 1/fullShare of the time.
+// turns holds the limit on the filter's work on expensive ban lists for the companions of one user.
+// The limit is needed because this work slows down mail. Complete lists and lists with networks are
+// expensive. A user may spend fullBurst immediately, and in the long run 1/fullShare of the time.
 type turns struct {
 	mu   sync.Mutex
 	free time.Duration // time since started at which the user may again spend all of fullBurst

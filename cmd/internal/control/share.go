@@ -270,7 +270,7 @@ func (s *Sharing) logFreed(freed []memory.Freed) {
 	s.Log.Warn("unbanned by other hosts", "bans", len(freed), "prefixes", strings.Join(prefixes, ","), "hosts", strings.Join(hosts, ","))
 }
 
-// ended marks a row whose ban has ended; see memory.Foreign.
+// ended is the mark of a row whose ban has ended; see memory.Foreign.
 const ended = "ended"
 
 // parseForeign parses TABLE;KEY;VALUE;HOST;ENDED;SEEN.

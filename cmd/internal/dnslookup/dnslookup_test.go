@@ -1117,8 +1117,8 @@ func TestTooMany(t *testing.T) {
 	}
 }
 
-// TestStale checks that a list that the filter defines differently is not asked. While the
-// definitions differ, the status asks for a restart of the service.
+// TestStale checks that a list that the filter defines differently is not asked. As long as the
+// definitions differ, the status output says that the service must be restarted.
 func TestStale(t *testing.T) {
 	z := newTestList(t, lookup, enough)
 	s := newTestService(t, z)

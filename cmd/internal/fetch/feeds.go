@@ -68,7 +68,7 @@ func Feeds(tree *rules.Config) ([]*Feed, error) {
 	return list, failed
 }
 
-// from sets the fields that depend on a Download.
+// from fills in the fields that are derived from a Download.
 func (f *Feed) from(d rules.Download, pos rules.Pos) error {
 	f.URL, f.Every, f.Least, f.KeyFile = d.URL, d.Every, DefaultLeast, config.ResolvePath(pos.File, d.Key)
 	if d.Feed == "" {

@@ -82,7 +82,7 @@ type place struct {
 	prefix netip.Prefix
 }
 
-// later orders bans by end time, latest first.
+// later is a comparison function that puts the bans with the latest end first.
 func later(a, b place) int {
 	return cmp.Or(cmp.Compare(b.until, a.until), a.prefix.Compare(b.prefix))
 }
@@ -179,7 +179,7 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// take records new and changed bans.
+// take stores new and changed bans.
 func (k *Keeper) take(list control.BanList, entries []control.BanEntry) {
 	now := k.now()
 	if list.Full || !list.Enforced {

@@ -68,7 +68,7 @@ func find(b []byte, wanted uint16) (value []byte) {
 	return value
 }
 
-// number decodes a number of 4 or 8 bytes. Other lengths give 0.
+// number decodes a 4-byte or 8-byte number. For other lengths, number returns 0.
 func number(b []byte) uint64 {
 	switch len(b) {
 	case 4:

@@ -319,7 +319,7 @@ func (n *nftables) change(_ context.Context, remove []netip.Prefix, add []entry)
 	})
 }
 
-// changes lists the changes in a transaction.
+// changes holds the changes in a transaction.
 type changes struct {
 	remove []netip.Prefix
 	add    []entry

@@ -76,8 +76,8 @@ const nftSets = `
 	set scanwatch6net { type ipv6_addr; flags interval, timeout; }
 `
 
-// firewalls lists the real firewalls. Their scripts create empty sets, and add or remove entries as
-// another program would.
+// firewalls contains the real firewalls. Their scripts create empty sets, and add or remove entries
+// as another program would.
 var firewalls = []struct {
 	word, argument, program   string
 	create, foreign, removing string

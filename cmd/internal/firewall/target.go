@@ -155,7 +155,8 @@ func (e *runError) Error() string {
 
 func (e *runError) Unwrap() error { return e.err }
 
-// says reports whether err comes from a failed program whose output includes words.
+// says reports whether err comes from a program that failed and whose output contains the string
+// words.
 func says(err error, words string) bool {
 	var failed *runError
 	return errors.As(err, &failed) && strings.Contains(failed.output, words)

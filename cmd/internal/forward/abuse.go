@@ -239,7 +239,7 @@ func (s *suspect) see(e *events.Event) {
 	}
 }
 
-// name records the names in an event.
+// name stores the names in an event.
 func (s *suspect) name(e *events.Event) {
 	n := control.Names{Addr: s.addr, Helo: string(e.Helo)}
 	if e.FCrDNS == smtp.FCrDNSPass.String() {

@@ -56,7 +56,8 @@ const (
 	nextName   = "next" // time of the next request
 )
 
-// losses counts missing events, and gaps in which an unknown number of events are missing.
+// losses holds the number of missing events, and the number of gaps in which an unknown number of
+// events are missing.
 type losses struct {
 	events uint64
 	gaps   uint64

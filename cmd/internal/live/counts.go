@@ -50,8 +50,8 @@ func (a *activity) hour(now time.Time) (n int) {
 	return n
 }
 
-// levels lists the characters of a sparkline. Each character represents twice as many events as the
-// previous character. The scale is fixed, so that sparklines can be compared.
+// levels contains the characters of a sparkline. Each character represents twice as many events as
+// the previous character. The scale is fixed, so that sparklines can be compared.
 var levels = []rune(" ▁▂▃▄▅▆▇█")
 
 // spark draws the hour before now as a sparkline of the given number of cells, oldest first. cells

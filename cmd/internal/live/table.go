@@ -67,7 +67,7 @@ type table struct {
 	total   int // number of rows before filtering
 }
 
-// sections lists the sections in the order of their keys.
+// sections contains the sections in the order of their keys.
 var sections = []struct {
 	title string
 	table func(*builder) table
@@ -79,7 +79,7 @@ var sections = []struct {
 	{"Networks", (*builder).networks},
 }
 
-// orders lists the sort orders for sources and networks. Ties are ordered by address.
+// orders contains the sort orders for sources and networks. Ties are ordered by address.
 var orders = []struct {
 	name  string
 	order func(a, b *counts) int

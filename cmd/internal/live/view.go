@@ -42,7 +42,7 @@ type source struct {
 	proven bool          // the name passes FCrDNS
 }
 
-// named sets the name from the latest session.
+// named stores the name from the latest session.
 func (s *source) named(addr netip.Addr, rdns []byte, proven bool) {
 	name := shown(string(rdns), 128)
 	if name == "" || name == s.name && proven == s.proven && addr == s.client.Addr {

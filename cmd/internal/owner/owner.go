@@ -2,9 +2,9 @@
 //
 // A directory's owner can replace files, directories and links in it at any time, so root must not
 // use paths there. The package offers two solutions. Do and Become act with the owner's rights, so
-// that the system denies all other access. Resolve opens a file's directory once, and never follows
-// a link of another user. In a process without root's rights, all functions simply perform the
-// operation.
+// the operating system denies any access that the owner does not have. Resolve opens a file's
+// directory once, and never follows a link of another user. In a process without root's rights, all
+// functions simply perform the operation.
 package owner
 
 import (

@@ -512,8 +512,8 @@ func (s *Service) connectFilter() (err error) {
 
 // sync exchanges all rows with a filter that has restarted: the filter lacks the rows of other
 // hosts, and has not sent its own rows. Once the filter has received the rows of all hosts, sync
-// lets it enforce the bans of other hosts. If the server may just have lost its rows, sync first
-// waits until the other hosts have sent their rows again.
+// lets it enforce the bans imposed by other hosts. If the server may just have lost its rows, sync
+// first waits until the other hosts have sent their rows again.
 func (s *Service) sync() error {
 	if !s.synced {
 		if err := s.resend(); err != nil {

@@ -27,7 +27,7 @@ type Format struct {
 // Formats returns the formats that Parse can read.
 func Formats() []Format { return slices.Clone(formats) }
 
-// formats lists all formats. Detection tries the formats in this order, so specific formats come
+// formats contains all formats. Detection tries the formats in this order, so specific formats come
 // before general ones. To add a format, add a row.
 var formats = []Format{
 	{Name: "spamhaus-drop", Help: "Spamhaus DROP, JSON lines or the older text",

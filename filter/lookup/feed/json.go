@@ -36,7 +36,7 @@ func lineAt(content []byte, offset int64) int {
 	return bytes.Count(content[:offset], []byte("\n")) + 1
 }
 
-// date sets the date of the result if text has one of the layouts.
+// date stores text as the date of the result if text has one of the layouts.
 func (c *collector) date(text string, layouts ...string) {
 	for _, layout := range layouts {
 		if t, err := time.Parse(layout, text); err == nil {
@@ -236,9 +236,9 @@ func parseAbuseIPDBJSON(c *collector, content []byte) error {
 	return nil
 }
 
-// parseJSON adds the addresses and prefixes in a document. If a key is selected, only the addresses
-// and prefixes below the key are added. Other strings are ignored, because JSON files also contain
-// names and descriptions.
+// parseJSON adds a document's addresses and prefixes to the list. If a key is selected, only the
+// addresses and prefixes below the key are added. Other strings are ignored, because JSON files
+// also contain names and descriptions.
 func parseJSON(c *collector, content []byte) error {
 	d := json.NewDecoder(bytes.NewReader(content))
 	// A level is the state of the parser in an object or array. In an object, key reports whether

@@ -189,7 +189,7 @@ func (d *Dialogue) add(server bool, data []byte) {
 	*d = append(*d, Part{server, bytes.Clone(data)})
 }
 
-// String shows every byte of the dialogue, one row per line.
+// String shows every byte of the dialogue, with one output row for each line sent or received.
 //
 //	C: "EHLO mail.example.net\r\n"
 //	S: "250-mx.example.org Hello ...\r\n"
