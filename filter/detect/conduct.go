@@ -66,6 +66,11 @@ func rejectedCommand(c *Case) {
 		if c.Submission {
 			f.Confidence = Low // a mail program may be set up without STARTTLS
 		}
+	case smtp.VerbNames:
+		if c.State.Names.N < harvestNames || c.Counts.RcptOK > 0 || c.Standing >= rules.StandingKnown {
+			return
+		}
+		f.Evidence, f.Match, f.Confidence = rules.Harvest, "names", High
 	case smtp.VerbMail, smtp.VerbRcpt:
 		switch {
 		case ev.Cause == smtp.CauseOrder && !c.Greeted:

@@ -48,6 +48,7 @@ type State struct {
 	Accepted mailboxes // accepted recipients
 	Unknown  mailboxes // missing recipients of mail with a sender address
 	Bounced  mailboxes // missing recipients of bounces
+	Names    mailboxes // names in rejected VRFY and EXPN commands
 	Held     mailboxes // recipients that a rule rejected because too many do not exist
 
 	tx        mailboxes // missing recipients of this transaction
