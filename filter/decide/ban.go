@@ -53,7 +53,7 @@ func decided(v *rules.Verdict) *rules.Outcome {
 // contain no new missing recipients, but a harvest does.
 func (d *Decider) late(s Subject, at int64) {
 	last := &s.State.last
-	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N+s.Case.Relay == 0 {
+	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N+s.Case.Relay+s.Case.Names.N == 0 {
 		return // no new recipient was rejected, so the session is probably a retry after a deferral
 	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil

@@ -32,16 +32,24 @@ var protocols = [...]rules.Evidence{
 // foreign is the evidence that a client speaks a protocol other than SMTP.
 const foreign = rules.TalksSSH | rules.TalksHTTP | rules.TalksTLS | rules.TalksBinary
 
-// otherProtocol reports a line in a protocol other than SMTP.
+// otherProtocol reports a line in a protocol other than SMTP. A masked line after a rejected AUTH
+// belongs to the login, so it is not reported.
 func otherProtocol(c *Case) {
 	ev := c.Event
-	if ev.Verb != smtp.VerbUnknown || ev.Cause == smtp.CauseFilter || string(ev.Text) == smtp.Masked {
+	masked := string(ev.Text) == smtp.Masked
+	if ev.Verb != smtp.VerbUnknown || ev.Cause == smtp.CauseFilter || masked && c.Counts.AuthRefused > 0 {
 		return
 	}
-	if row := c.Lists.Line(ev.Text); row != nil && row.Evidence == "scanner" {
+	row := c.Lists.Line(ev.Text)
+	if row != nil && row.Evidence == "scanner" {
 		c.findRow(row, "command", ev.Text, "")
 	}
 	evidence := protocols[smtp.Sniff(ev.Text)]
+	if evidence == rules.UnknownCommand && row != nil && !c.TriedMail { // after MAIL, the line may be message text
+		if token := rules.TokenByName(row.Evidence); token != nil && token.Evidence&foreign != 0 {
+			evidence = token.Evidence
+		}
+	}
 	if evidence == rules.UnknownCommand && (c.State.Evidence|c.State.Weak)&foreign != 0 {
 		return // ignore further lines in that protocol
 	}
@@ -66,6 +74,11 @@ func rejectedCommand(c *Case) {
 		if c.Submission {
 			f.Confidence = Low // a mail program may be set up without STARTTLS
 		}
+	case smtp.VerbNames:
+		if c.State.Names.N < harvestNames || c.Counts.RcptOK > 0 || c.Standing >= rules.StandingKnown {
+			return
+		}
+		f.Evidence, f.Match, f.Confidence = rules.Harvest, "names", High
 	case smtp.VerbMail, smtp.VerbRcpt:
 		switch {
 		case ev.Cause == smtp.CauseOrder && !c.Greeted:

@@ -48,6 +48,7 @@ type State struct {
 	Accepted mailboxes // accepted recipients
 	Unknown  mailboxes // missing recipients of mail with a sender address
 	Bounced  mailboxes // missing recipients of bounces
+	Names    mailboxes // names in rejected VRFY and EXPN commands
 	Held     mailboxes // recipients that a rule rejected for the first time because too many do not exist
 	Deferred mailboxes // recipients in Held, and retries of recipients that a rule has rejected
 

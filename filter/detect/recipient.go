@@ -49,6 +49,9 @@ func (st *State) observe(c *Case) {
 	case smtp.EventCommit, smtp.EventRollback:
 		st.tx = mailboxes{}
 	case smtp.EventCommand:
+		if ev.Verb == smtp.VerbNames && ev.Cause != smtp.CauseFilter && !c.Exempt() {
+			st.Names.add(c.Memory.Recipients.Mailbox(ev.Text))
+		}
 		if ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported && !c.Exempt() && !c.Submission {
 			st.Unsupported++
 		}
@@ -233,6 +236,7 @@ func (c *Case) confidence() string {
 const (
 	harvestAll   = 5  // all recipients are missing, and the sender is the same
 	harvestMixed = 10 // at least three quarters of the recipients are missing
+	harvestNames = 10 // the server rejected VRFY or EXPN for all names
 	harvestNull  = 3  // one transaction with the null sender; a real bounce has only one recipient
 )
 

@@ -263,3 +263,35 @@ func TestMixedHarvest(t *testing.T) {
 	}
 	Run(t, list)
 }
+
+// names sends n commands with VRFY or EXPN, about a number of different names.
+func (s *Server) names(h simulate.Host, verb string, n, different int, reply string) *simulate.Client {
+	c := s.Connect(h)
+	c.Ehlo()
+	for i := range n {
+		c.Command(fmt.Sprintf("%s user%d", verb, i%different), reply)
+	}
+	c.Quit()
+	return c
+}
+
+// TestNames checks dictionary attacks with VRFY and EXPN. A few names, or the same name again and
+// again, prove nothing.
+func TestNames(t *testing.T) {
+	h := bare("203.0.113.95", "x.example")
+	var list []Case
+	for verb, reply := range map[string]string{"VRFY": "550 5.1.1 User unknown", "EXPN": "500 5.5.1 Invalid command: Command unrecognized"} {
+		list = append(list, Case{Name: verb, Play: func(s *Server) {
+			s.Learn()
+			for _, tt := range []struct{ n, different int }{{9, 9}, {40, 9}} {
+				c := s.names(h, verb, tt.n, tt.different, reply)
+				s.Check(!slices.Contains(s.Tokens(c), "harvest"), "%d of %d names are a harvest", tt.different, tt.n)
+				s.NotBanned(c)
+			}
+			c := s.names(h, verb, 10, 10, reply)
+			s.Evidence(c, "harvest", "high")
+			s.Banned(c)
+		}})
+	}
+	Run(t, list)
+}

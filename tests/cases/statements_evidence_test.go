@@ -407,6 +407,23 @@ func loginRows() []statement {
 			s.Evidence(spray("198.51.100.11", 5, 5*hour), "auth-spray", "high")
 			s.None(spray("192.0.2.12", 5, 6*hour+minute), "auth-spray")
 		})},
+		{"thresholds", "An unknown client has sent VRFY or EXPN with ten different names, which the server has rejected, and the session has no accepted recipient", seen(func(s *Server) {
+			s.History(partner, 2, day)
+			for _, verb := range []string{"VRFY", "EXPN"} {
+				s.None(s.names(unnamed1, verb, 40, 9, "550 5.1.1 User unknown"), "harvest")
+				s.None(s.names(partner, verb, 40, 40, "550 5.1.1 User unknown"), "harvest")
+				s.Evidence(s.names(unnamed1, verb, 10, 10, "550 5.1.1 User unknown"), "harvest", "high")
+			}
+			c := s.Connect(named1)
+			c.Ehlo()
+			c.Mail("joe@sender.example")
+			c.Rcpt("alice@example.org")
+			for i := range 20 {
+				c.Command(at("VRFY user%d", i), "550 5.1.1 User unknown")
+			}
+			c.Quit()
+			s.None(c, "harvest")
+		})},
 		{"thresholds", "If users have logged in from the address within the last 30 days, the threshold is twice their number, but at least eight and at most 32", seen(func(s *Server) {
 			for i, tt := range []struct{ logins, most int }{{1, 8}, {4, 8}, {5, 10}, {16, 32}, {20, 32}} {
 				h := laptop(at("203.0.113.%d", 10+i))
