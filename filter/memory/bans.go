@@ -252,7 +252,12 @@ func (b *ban) repeatsUntil() int64 {
 
 // banned reports whether the row holds a ban, rather than only an offence or the unban of a prefix
 // that was not banned.
-func (b *ban) banned() bool { return b.until > b.since || b.flags&banRevoked != 0 && b.times > 0 }
+func (b *ban) banned() bool {
+	if b.flags&banRevoked == 0 {
+		return b.until > b.since
+	}
+	return b.times > 0 || b.session != 0 || b.flags&banManual != 0
+}
 
 func (b *ban) connected(at uint32, active bool) {
 	b.last = at

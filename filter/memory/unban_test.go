@@ -159,7 +159,10 @@ func TestRepeatedUnbans(t *testing.T) {
 func TestUnbanIsNoBan(t *testing.T) {
 	m, other := sharing(), sharing()
 	m.UseKey([16]byte{1})
-	m.Bans.Disclaim(netip.MustParsePrefix("192.0.2.0/24"), true, at(time.Hour))
+	for i := range time.Duration(3) {
+		m.Bans.Disclaim(netip.MustParsePrefix("192.0.2.0/24"), true, at(time.Hour+i*time.Minute))
+		incoming(t, other, 2*time.Hour, from(m, "mx1")...)
+	}
 	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "x", at(2*time.Hour))
 	m.Bans.Revoke(netip.MustParsePrefix("192.0.2.1/32"), false, at(2*time.Hour+time.Minute))
 	incoming(t, other, 3*time.Hour, from(m, "mx1")...)

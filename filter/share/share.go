@@ -21,7 +21,7 @@
 //
 //   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
 //     because it chooses the times of its bans.
-//   - It can revoke the bans of all hosts, even whole ranges. Each later offence leads to a
+//   - It can revoke the bans of all hosts, even whole ranges. Later offences lead to a
 //     new ban, but other hosts may receive that ban only after maxAhead. An unban that ends no
 //     ban on a host deletes the counts of a small network there, once an hour.
 //   - It can let clients be known, but not trusted. Bans of other hosts then do not apply to
