@@ -447,7 +447,7 @@ func TestExportSum(t *testing.T) {
 	s := newSite(t)
 	s.save()
 	w := store.Open(s.dir, store.Options{Budget: smallBudget, Now: func() time.Time { return now }, Program: "test"})
-	steps := store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("harvest"), By: []byte("rcpt"), Confidence: []byte("high"), Times: 1}, 0)
+	steps := store.AppendStep(nil, &store.Step{Kind: store.KindFinding, Text: []byte("scanner"), By: []byte("cidr"), Confidence: []byte("high"), Times: 1}, 0)
 	for i, c := range []struct{ sessions, mails uint32 }{{2, 1}, {1, 1}, {2, 0}, {0, 1}} {
 		s.id++
 		r := &store.Record{Start: now.Add(-time.Hour), End: now.Add(-time.Hour), Src: netip.AddrPortFrom(hostNumber(i), 0),

@@ -22,10 +22,11 @@ const (
 	SuspectLogin    = "the client had authenticated"
 	SuspectMessages = "other messages from it were accepted"
 	SuspectClean    = "it passes FCrDNS and has no high-confidence evidence"
+	SuspectMixed    = "it passes FCrDNS, and a message in the session was accepted"
 	SuspectReturn   = "it passes FCrDNS and returned, as a mailing list does"
 )
 
-var suspectReasons = []string{SuspectLogin, SuspectMessages, SuspectClean, SuspectReturn}
+var suspectReasons = []string{SuspectLogin, SuspectMessages, SuspectClean, SuspectMixed, SuspectReturn}
 
 // A SuspectRefusal is a possible false positive: a rule or ban rejected, or would have
 // rejected, a host that may have sent legitimate mail.
@@ -73,6 +74,7 @@ type suspect struct {
 	refused, observed int
 	mails             int // accepted in the observed sessions
 	login             bool
+	mixed             bool // the host had an observed session with accepted mail, and with high-confidence evidence only about recipients
 	unclean           bool // the host had a session with high-confidence evidence, failed logins, or no verified name
 	proven            bool // the host had a session with a verified name but no such evidence
 	sender            string
@@ -166,6 +168,7 @@ func (c *Collector) addSuspects() {
 		}
 		if one.enforced == 0 { // an enforced rejection would have prevented these messages
 			d.mails += int(n.Counts.Mails)
+			d.mixed = d.mixed || n.FCrDNS == smtp.FCrDNSPass && n.Counts.Mails > 0 && n.certain && !n.abuse
 		}
 		d.login = d.login || n.Counts.AuthPass > 0
 		d.unclean, d.proven = d.unclean || !verified, d.proven || verified
@@ -194,6 +197,8 @@ func (d *suspect) reason(src *source, rdns []byte) string {
 		return ""
 	case !d.unclean && (src == nil || !src.certain):
 		return SuspectClean
+	case d.mixed && !hostname.Generic(rdns):
+		return SuspectMixed
 	case d.proven && d.refused+d.observed > 1 && !hostname.Generic(rdns):
 		return SuspectReturn
 	}

@@ -105,6 +105,34 @@ func TestSuspectHosts(t *testing.T) {
 	}
 }
 
+// TestObservedList checks that an observed rejection of a mailing list with many former members is a
+// possible false positive if the members received the message.
+func TestObservedList(t *testing.T) {
+	for _, tt := range []struct {
+		rdns     string
+		evidence string
+		mails    uint32
+		want     string
+	}{
+		{"lists.club.example", "harvest", 1, SuspectMixed}, {"lists.club.example", "harvest", 0, ""}, {"lists.club.example", "relay-probe", 1, ""},
+		{"192-0-2-9.dyn.example.net", "harvest", 1, ""},
+	} {
+		c := NewCollector(memory.Number)
+		r := record(t, store.Record{ID: 1, Src: netip.MustParseAddrPort("192.0.2.9:25"), RDNS: []byte(tt.rdns), FCrDNS: smtp.FCrDNSPass, End: noon,
+			Counts: store.Counts{Mails: tt.mails, RcptOK: tt.mails}}, foundStep(tt.evidence, "high"), rejected("harvest", false))
+		if err := c.Add(r); err != nil {
+			t.Fatal(err)
+		}
+		why := ""
+		for _, one := range c.Summary(noon.Add(-time.Hour), noon, 10, nil).Suspects {
+			why = one.Why
+		}
+		if why != tt.want {
+			t.Errorf("%+v: %q", tt, why)
+		}
+	}
+}
+
 // TestObservedMail checks that mail in another session indicates a false positive, but
 // mail in the session that the rule would have rejected does not.
 func TestObservedMail(t *testing.T) {

@@ -410,14 +410,21 @@ func byRule(rec *store.Record) (found bool) {
 	return found
 }
 
-// findingsOf returns a session's findings. bad reports whether package memory would count
-// the session as an offence.
+// ofRecipients is the evidence about rejected recipients. If a session has also delivered mail, such
+// evidence may be caused by an old mailing list or by recipients who have moved.
+const ofRecipients = rules.UnknownRecipient | rules.Backscatter | rules.Harvest | rules.RecipientFlood | rules.ProbedRecipient | rules.RelayProbe
+
+// findingsOf returns a session's findings. If the session has delivered mail, findings does not
+// include evidence about recipients. bad reports whether package memory would count the session as
+// an offence.
 func findingsOf(rec *store.Record) (findings []store.Step, bad bool, err error) {
 	err = rec.Steps(func(s *store.Step) bool {
 		switch {
 		case s.Kind == store.KindFinding:
-			findings = append(findings, store.Step{Text: s.Text, Org: s.Org, Confidence: s.Confidence, At: s.At})
 			token := rules.TokenByName(string(s.Text))
+			if rec.Counts.Mails == 0 || token == nil || token.Evidence&ofRecipients == 0 {
+				findings = append(findings, store.Step{Text: s.Text, Org: s.Org, Confidence: s.Confidence, At: s.At})
+			}
 			bad = bad || token == nil || token.Evidence&detect.Abuse != 0 && string(s.Confidence) != "low" || string(s.Match) == "first"
 		case s.Kind == store.KindVerdict && s.Decision == smtp.Junk && s.Enforced:
 			bad = true
