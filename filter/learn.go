@@ -47,7 +47,7 @@ func (p *Pipeline) learn(s *session, ev *smtp.Event) {
 			// A mail program without STARTTLS repeats its login until its user corrects the settings.
 		case ev.Verb == smtp.VerbAuth && ev.Cause == smtp.CauseUnsupported:
 			p.memory.Counters.Add(&p.client, rules.AuthUnsupported, ev.Time)
-		case ev.Verb == smtp.VerbUnknown && (string(ev.Text) != smtp.Masked || s.track.Counts.AuthRefused == 0):
+		case ev.Verb == smtp.VerbUnknown && string(ev.Text) != smtp.Masked:
 			p.memory.Counters.Add(&p.client, rules.UnknownCommand, ev.Time)
 		}
 	case smtp.EventMail:

@@ -32,12 +32,11 @@ var protocols = [...]rules.Evidence{
 // foreign is the evidence that a client speaks a protocol other than SMTP.
 const foreign = rules.TalksSSH | rules.TalksHTTP | rules.TalksTLS | rules.TalksBinary
 
-// otherProtocol reports a line in a protocol other than SMTP. A masked line after a rejected AUTH
-// belongs to the login, so it is not reported.
+// otherProtocol reports a line in a protocol other than SMTP. A masked line is not reported, because
+// it may belong to a login: a milter does not learn that the server has rejected AUTH.
 func otherProtocol(c *Case) {
 	ev := c.Event
-	masked := string(ev.Text) == smtp.Masked
-	if ev.Verb != smtp.VerbUnknown || ev.Cause == smtp.CauseFilter || masked && c.Counts.AuthRefused > 0 {
+	if ev.Verb != smtp.VerbUnknown || ev.Cause == smtp.CauseFilter || string(ev.Text) == smtp.Masked {
 		return
 	}
 	row := c.Lists.Line(ev.Text)

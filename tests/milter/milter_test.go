@@ -298,7 +298,7 @@ func (s *site) records() map[string]record {
 func table(replies map[string][]string, records map[string]record) string {
 	var b strings.Builder
 	for _, s := range scenarios {
-		if replies[s.name] == nil {
+		if replies != nil && replies[s.name] == nil {
 			continue
 		}
 		fmt.Fprintf(&b, "== %s\n", s.name)
