@@ -45,7 +45,7 @@ func bannedOn3(t *testing.T, f *fleet, more string) (mx1 *host, known, unknown s
 	known, unknown = "198.51.100.7", "198.51.100.8"
 	a, b, c := f.host("mx1", more), f.host("mx2", ""), f.host("mx3", "")
 	b.knows(known)
-	filterproc.Eventually(t, "mx1 has the standing", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx2: 1 row,") })
+	filterproc.Eventually(t, "mx1 has the standing", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx2: 2 rows,") })
 	c.ban(known)
 	c.ban(unknown)
 	filterproc.Eventually(t, "mx1 has both bans", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx3: 2 rows") })
@@ -227,7 +227,7 @@ pass match rdns <named> fcrdns pass
 rule guess phase end match count auth-unsupported > 2 in 1d by src ban 1h
 `), f.host("mx2", ""), f.host("mx3", "")
 	b.knows(known)
-	filterproc.Eventually(t, "mx1 has the standing", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx2: 1 row,") })
+	filterproc.Eventually(t, "mx1 has the standing", func() bool { return strings.Contains(a.scanwatch("status"), "host      mx2: 2 rows,") })
 	for _, p := range []string{known, "198.51.100.0/24", unnamed} {
 		c.scanwatch("ban", "--force", "--for", "96h", p)
 	}
