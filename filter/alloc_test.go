@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector allocates memory, too.
+// The race detector also allocates memory.
 
 package filter_test
 

@@ -147,7 +147,7 @@ func TestFloodsAgree(t *testing.T) {
 		}
 	}
 
-	// The counters of the day must be the same as those of the generator.
+	// The counters of the day must equal the generator's counters.
 	day := map[memory.DayCounter]int{}
 	for _, d := range mem.Days.List() {
 		for f := memory.DaySessions; f <= memory.DayAuthFail; f++ {

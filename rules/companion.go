@@ -11,7 +11,7 @@ import (
 )
 
 // A Role is the task of a companion. A companion is a command of scanwatch(8) that runs as a
-// service with its own user.
+// service with a separate user.
 type Role string
 
 // Roles of companions.

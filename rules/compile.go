@@ -159,7 +159,7 @@ type rule struct {
 	conds     []cond
 }
 
-// Compile checks and compiles c. The warnings are those of Check. The error is of type Errors.
+// Compile checks and compiles c. The warnings are the same as Check's. The error is of type Errors.
 func Compile(c *Config, o Options) (p *Policy, warnings Errors, err error) {
 	k := c.check()
 	if warnings, err = k.result(); err != nil {

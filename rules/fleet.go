@@ -32,7 +32,7 @@ type Share struct {
 	Servers  []string // URLs or sockets of the servers
 	Login    string   // name of the user for the login
 	Password string   // file with the password
-	CA       string   // file with certificates; empty for those of the system
+	CA       string   // file with certificates; empty for the system's certificates
 	Sentinel string   // name of the primary server in the configuration of the sentinels
 }
 

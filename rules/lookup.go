@@ -30,7 +30,7 @@ type Lookup struct {
 	Hold          time.Duration // maximum time that a request waits for an answer; 0 to not wait
 }
 
-// KeyMark stands for the key in the name of a zone. The companion replaces it, so the configuration
+// KeyMark represents the key in the name of a zone. The companion replaces it, so the configuration
 // does not contain the key.
 const KeyMark = "{key}"
 

@@ -7,7 +7,7 @@ import (
 	"scanwatch/internal/smtp"
 )
 
-// reference stands for the session id in the text of a reply.
+// reference represents the session id in the text of a reply.
 const reference = "$session"
 
 // Temporary returns the text of a reply with a temporary code in place of its permanent code. To

@@ -112,7 +112,7 @@ type Key uint8
 const (
 	BySession Key = iota // only the current session is counted
 	BySrc                // a host; see memory.Host
-	ByPrefix             // a /24 or a /48, without hosts that have a proven name of their own
+	ByPrefix             // a /24 or a /48, without hosts that have a proven name
 	ByDomain             // registered domain of the proven name
 	ByASN
 	ByHelo

@@ -103,7 +103,7 @@ func serviceLog(w io.Writer) *slog.Logger {
 	}}))
 }
 
-// become makes a service that root has started continue as another user.
+// become changes the user of a service that root has started.
 func become(name string) error {
 	if os.Geteuid() != 0 {
 		return nil

@@ -58,7 +58,7 @@ func runUnban(e *env, arg string, within bool) error {
 	})
 }
 
-// notBanned returns the error for a host or network that has no ban of its own.
+// notBanned returns the error for a host or network that is not banned itself.
 func (e *env) notBanned(p netip.Prefix, within bool) error {
 	if within {
 		return fmt.Errorf("no bans in %s", prefix.String(p))

@@ -35,7 +35,7 @@ var (
 )
 
 // nastyOutputs lists every output that can contain text from clients: each command in each format.
-// In arguments, $N stands for hostile text, $ID for the ID of a session that contains this text,
+// In arguments, $N represents hostile text, $ID for the ID of a session that contains this text,
 // and $DIR for a directory whose files contain hostile text.
 var nastyOutputs = []struct {
 	args   string

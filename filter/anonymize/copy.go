@@ -27,7 +27,7 @@ type CopyOptions struct {
 
 // Copied is the result of Copy.
 type Copied struct {
-	Sessions int // number of sessions, including those in aggregates
+	Sessions int // number of sessions, including sessions in aggregates
 	Corrupt  int // number of records with a corrupt step, whose copies end before this step
 }
 

@@ -62,7 +62,7 @@ func (a *Anonymizer) word(kind string, text []byte) []byte {
 
 // Addr anonymizes an address. Addr keeps the network (/24 for IPv4, /48 for IPv6) and hashes the
 // host part. Different addresses in a /24 get different copies. The copy matches the same row of
-// the lists as the original. An address with its own row is not changed.
+// the lists as the original. An address that has a row is not changed.
 func (a *Anonymizer) Addr(addr netip.Addr) netip.Addr {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsLoopback() {
 		return addr
@@ -139,7 +139,7 @@ func (a *Anonymizer) facts(name []byte) (f facts) {
 
 // Name anonymizes a host name, domain or greeting. Name keeps the public suffix, or a suffix that
 // is in a row of the lists, and hashes all other labels. If the form of the name is evidence, Name
-// instead replaces each letter with a letter and each digit with a digit. A name with its own row
+// instead replaces each letter with a letter and each digit with a digit. A name that has a row
 // is not changed.
 func (a *Anonymizer) Name(name []byte) []byte {
 	if len(name) == 0 {

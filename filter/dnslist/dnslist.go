@@ -65,7 +65,7 @@ type Fact struct {
 	n     uint8
 }
 
-// Event returns the answer as an event. The event's session and time are those of at.
+// Event returns the answer as an event. The event has the session and time of at.
 func (f *Fact) Event(at *smtp.Event) smtp.Event {
 	ev := smtp.Event{Kind: smtp.EventListed, Time: at.Time, Session: at.Session, Name: []byte(f.List.Name), Word: []byte(f.List.Zone), Result: smtp.ResultOK}
 	if f.State != Listed {

@@ -226,7 +226,7 @@ func blank(s *store.Step, sum bool) {
 		s.Text = nil
 	case store.KindRcpt:
 		if s.Text = []byte(Marker); sum {
-			s.Text = []byte("*") // stands for all further domains
+			s.Text = []byte("*") // represents all further domains
 		}
 	case store.KindAuth, store.KindCommand:
 		s.Text = []byte(Marker)

@@ -28,7 +28,7 @@ const (
 const (
 	firstSessions = 20       // number of sessions per source and hour that get their own record
 	maxSources    = 50_000   // number of sources whose sessions are counted; all sessions of other sources get their own record
-	maxSums       = 5_000    // number of sources with their own aggregate
+	maxSums       = 5_000    // number of sources with separate aggregates
 	fullHeld      = 8 << 20  // memory of all aggregates in bytes; if it is exceeded, no further source gets its own aggregate
 	maxHeld       = 12 << 20 // memory of all aggregates in bytes; if it is exceeded, the oldest aggregate is written early
 	maxIDs        = 500      // number of ids in a source's aggregate
@@ -57,7 +57,7 @@ type Sums struct {
 
 	hour  int64            // current hour, in hours since 1970
 	due   int64            // time at which tick must write aggregates again
-	first map[uint64]uint8 // number of sessions with their own record in this hour, by source
+	first map[uint64]uint8 // number of sessions with separate records in this hour, by source
 	// These fields count the bytes of today's records: sessions with mail or a ban, first sessions
 	// of sources, and sessions that are not charged to the budget.
 	mails, firsts, free int64
@@ -68,7 +68,7 @@ type Sums struct {
 	open   map[uint64]*sum // aggregates of the current hour, by source
 	queue  []*sum          // all aggregates in memory, oldest first
 	ended  int             // number of aggregates at the start of queue whose hour has ended
-	common sum             // aggregate for all sources that have none of their own
+	common sum             // aggregate for all sources that have no separate one
 	used   int64           // bytes of aggregates written today
 	ids    int64           // bytes of ids in today's written and open aggregates
 	cost   cost            // cost of the queued aggregates

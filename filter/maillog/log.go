@@ -42,7 +42,7 @@ const lineLimit = 64 << 10
 var errTooLong = errors.New("line too long")
 
 // Open opens the named files. Open detects their formats and the times of their first lines. The
-// name "-" stands for standard input. If the times have no year, Open assumes the latest year that
+// name "-" represents standard input. If the times have no year, Open assumes the latest year that
 // is possible. Open infers this year from the modification time of the file, or from the current
 // time for standard input. The caller must call Read or CloseAll.
 func Open(names []string, stdin io.Reader, now time.Time, zone *time.Location) (logs []*Log, err error) {

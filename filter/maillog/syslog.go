@@ -91,7 +91,7 @@ func (l *Log) First() int64 {
 // of now that was passed to Open or OpenRaw.
 func (l *Log) ModTime() time.Time { return time.UnixMicro(l.clock.newest) }
 
-// OpenRaw opens a log that was not written by syslogd(8). The name "-" stands for standard input.
+// OpenRaw opens a log that was not written by syslogd(8). The name "-" represents standard input.
 func OpenRaw(name string, stdin io.Reader, now time.Time) (*Log, error) {
 	l := &Log{Name: name, file: io.NopCloser(stdin), clock: clock{zone: time.UTC, newest: now.UnixMicro()}}
 	if name == "-" {

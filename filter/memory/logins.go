@@ -242,7 +242,7 @@ func (t *Logins) names(user []byte) (owner uint64, name uint16) {
 	return owner, max(short(owner)&0xff00|short(full)&0xff, 1)
 }
 
-// rapid reports whether logins from the host of c fail faster than those of any device.
+// rapid reports whether logins from the host of c fail faster than any device's logins.
 func (t *Logins) rapid(c *Client, at uint32) bool {
 	r, _ := t.sprays.live(hostSpray(c, rateOfSource), at)
 	return r.count() >= rateMarks

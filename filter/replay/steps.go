@@ -310,7 +310,7 @@ func padFailed(p *Player, v *playback) {
 	for i := 0; v.done.Unknown < v.rec.Counts.Unknown && i < maxPadded; i++ {
 		line := []byte("X")
 		if v.sawAuth {
-			line = []byte(smtp.Masked) // the front end masks such a line, too
+			line = []byte(smtp.Masked) // the front end also masks such a line
 		}
 		p.line(v, smtp.VerbUnknown, line)
 		v.done.Unknown++

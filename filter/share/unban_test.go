@@ -100,7 +100,7 @@ func TestUnbanSentOnce(t *testing.T) {
 }
 
 // TestNoUnbanAtStart checks that a host that joins a fleet, or has lost its registers, ends no ban of
-// another host with its own later ban of the same prefix.
+// another host with a later ban of the same prefix.
 func TestNoUnbanAtStart(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	f := newFleet(t, "mx1", "mx2", "mx3")

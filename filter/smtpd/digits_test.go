@@ -8,7 +8,7 @@ import (
 )
 
 // TestDigits tries all bytes at all positions of an id and of a time. TestDigits compares the
-// results with those of package strconv.
+// results with package strconv's.
 func TestDigits(t *testing.T) {
 	for place := range 16 {
 		for c := range 256 {

@@ -216,7 +216,7 @@ func TestCheckRefusesSecrets(t *testing.T) {
 var request = regexp.MustCompile(`(?m)^filter\|[^|]*\|[^|]*\|smtp-in\|([^|]*)\|([0-9a-f]{16})\|([0-9a-f]{16})\|(.*)$`)
 
 // TestStreams checks that each request in a recorded stream is answered exactly once, in order, and
-// with its own session and token. No line may be logged.
+// with a separate session and token. No line may be logged.
 func TestStreams(t *testing.T) {
 	streams, err := filepath.Glob("../../tests/streams/*/*.in")
 	if err != nil || len(streams) < 160 {

@@ -39,7 +39,7 @@ type LogResult struct {
 const progressLines = 50_000
 
 // OpenLogs opens logs and returns them in chronological order. ImportLog reads and closes them. The
-// name "-" stands for standard input.
+// name "-" represents standard input.
 func OpenLogs(names []string, kind *serverlog.Kind, stdin io.Reader, now time.Time, zone *time.Location) (logs []*maillog.Log, err error) {
 	if kind.Syslog {
 		logs, err = maillog.Open(names, stdin, now, zone)

@@ -230,7 +230,7 @@ func TestOrganisationsOfSums(t *testing.T) {
 	}
 }
 
-// TestNamesOfSums checks that the report shows the same names for a session with its own record and
+// TestNamesOfSums checks that the report shows the same names for a session with a separate record and
 // for a session in an aggregate, although aggregates truncate names. A greeting without a name must
 // not be counted.
 func TestNamesOfSums(t *testing.T) {

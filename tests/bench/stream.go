@@ -239,7 +239,7 @@ func (r recipe) make() *stream {
 		pick := int(mixed(uint64(n)) % uint64(total))
 		for _, k := range kinds {
 			if pick -= k.share; pick < 0 {
-				// Session ids must look random, like those of smtpd, and repeat only after a long
+				// Session ids must look random, like smtpd's, and repeat only after a long
 				// time.
 				return &session{id: mixed(uint64(s.sessions) ^ uint64(r.begin.UnixNano())), steps: k.script(n)}
 			}

@@ -137,7 +137,7 @@ func TestSubmissionGuessing(t *testing.T) {
 	Run(t, list)
 }
 
-// TestOwnAccount checks attackers who log in to an account of their own. The login comes from the
+// TestOwnAccount checks attackers who log in to their accounts. The login comes from the
 // attacking address, or from an address with other users.
 func TestOwnAccount(t *testing.T) {
 	h := laptop("203.0.113.60")

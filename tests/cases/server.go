@@ -2,7 +2,7 @@
 // program that plays clients against the filter's pipeline on a simulated clock. The program
 // contains assertions that must hold.
 //
-// The server's domain is example.org. Addresses for documentation (RFC 5737) stand for public
+// The server's domain is example.org. Addresses for documentation (RFC 5737) represent public
 // addresses.
 package cases
 
@@ -275,7 +275,7 @@ func (s *Server) Delivered(cs ...*simulate.Client) {
 	}
 }
 
-// bans returns all bans imposed by rules, including those that have expired.
+// bans returns all bans imposed by rules, even if they have expired.
 func (s *Server) bans() (list []memory.Ban) {
 	s.Flush()
 	s.memory.Bans.Each(func(b memory.Ban) {
@@ -374,7 +374,7 @@ func (s *Server) Logged(expr string) (lines []string) {
 	return lines
 }
 
-// told returns the number of distinct mailboxes that cs learned about, except those in known.
+// told returns the number of distinct mailboxes that cs learned about, except the mailboxes in known.
 func told(cs []*simulate.Client, known ...string) int {
 	seen := make(map[string]bool)
 	for _, c := range cs {

@@ -23,7 +23,7 @@ func countCommon(t *testing.T, sessions int, length time.Duration) {
 	})
 	r := newRun(t, w, 16)
 	r.play(begin.Add(length + time.Hour))
-	r.stop() // aggregates have used so much of the budget that a flush omits those of this hour
+	r.stop() // aggregates have used so much of the budget that a flush omits this hour's
 	common := 0
 	for _, p := range []period{
 		{"everything", begin, time.Time{}},

@@ -46,7 +46,7 @@ func hanging(t *testing.T) (dir string) {
 func TestStartWithHangingDisk(t *testing.T) {
 	for _, c := range []struct {
 		name string
-		conf string // # stands for the directory that hangs
+		conf string // # represents the directory that hangs
 		hung bool   // the disk also contains the configuration file
 		logs []string
 	}{

@@ -60,7 +60,7 @@ func (s *site) as(uid uint32, caps []uintptr, program string, args ...string) (l
 }
 
 // TestManualCompanions follows the example in scanwatch-servers(7). Companions of milter-scanwatch,
-// each with its own user, enforce a ban in a firewall and in a block list.
+// each with a separate user, enforce a ban in a firewall and in a block list.
 func TestManualCompanions(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		require.Missing(t, "the test needs nft")

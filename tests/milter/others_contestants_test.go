@@ -72,7 +72,7 @@ func (s *site) mailServer(extra string) {
 	filterproc.Eventually(s.t, "the log", func() bool { _, err := os.Stat(s.path("maillog")); return err == nil })
 }
 
-// provoke makes each program that reads the log ban an address.
+// provoke causes each program that reads the log to ban an address.
 func provoke(t *testing.T, src string) {
 	t.Helper()
 	c, err := dial(src, "587")

@@ -123,7 +123,7 @@ func TestAttackExport(t *testing.T) {
 	}
 	t.Run("anonymize", func(t *testing.T) {
 		s := attacker.New(t, "other")
-		// The second directory stands for one that the user has created in /tmp.
+		// The second directory represents one that the user has created in /tmp.
 		for _, out := range []string{filepath.Join(s.Dir, "copy"), s.Dir} {
 			status, _, stderr := scanwatch(t, "", "-s", state, "anonymize", out)
 			if status == 0 || !strings.Contains(stderr, "that only root can replace") {

@@ -17,7 +17,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// journalScript runs the filter in a mount namespace with its own journald, and prints the journal
+// journalScript runs the filter in a mount namespace with a separate journald, and prints the journal
 // as JSON.
 const journalScript = `mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/journal

@@ -274,7 +274,7 @@ func (h *host) reports(text string) func() bool {
 	return func() bool { return strings.Contains(h.scanwatch("status", "--json"), text) }
 }
 
-// TestLoss makes the server lose its rows without being noticed, before a new row is written.
+// TestLoss checks a server that loses its rows without being noticed, before a new row is written.
 func TestLoss(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, "redis")

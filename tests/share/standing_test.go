@@ -15,7 +15,7 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// knows makes a client known to h. It imports a log of mail that was sent on earlier days.
+// knows imports a log of earlier mail, so that the client is known to h.
 func (h *host) knows(addr string) {
 	h.t.Helper()
 	log := filepath.Join(h.t.TempDir(), "maillog")

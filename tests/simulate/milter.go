@@ -74,7 +74,7 @@ func (m *Milter) Stop() error {
 	return m.err
 }
 
-// A milterSink replaces the session ids in events with those of the simulated sessions.
+// A milterSink replaces the session ids in events with the simulated sessions' ids.
 type milterSink struct{ *Milter }
 
 func (s milterSink) Event(e *smtp.Event) {

@@ -91,7 +91,7 @@ var ErrStarting = errors.New("starting")
 // latest success.
 var ErrNoResult = errors.New("no result")
 
-// noResult stands for ErrNoResult in the arguments of the note command.
+// noResult represents ErrNoResult in the arguments of the note command.
 const noResult = "+"
 
 // CompanionProblems returns the companions' problems. Shortly after the filter has

@@ -513,7 +513,7 @@ func Fleet(c *Client, fingerprint string) (l Limits, err error) {
 func SendComplete(c *Client) error { return c.ask(new(struct{}), "complete") }
 
 // Rows returns this host's rows that have changed since the previous call, or all rows if all is
-// set. Times in the rows are those of this host's clock, plus skew in seconds.
+// set. Times in the rows are from this host's clock, plus skew in seconds.
 func Rows(c *Client, skew int64, all bool) (list RowList, rows []kv.Entry, err error) {
 	how := changes
 	if all {

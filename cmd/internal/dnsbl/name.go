@@ -53,10 +53,10 @@ func suffix(name []byte, n int) (labels int, ok bool) {
 	return labels, len(name) == n
 }
 
-// addresses returns the networks that the labels before a zone's name stand for (RFC 5782 sections
-// 2.1 and 2.4). The labels are in reverse order. A few labels may stand for both an IPv4 and an
-// IPv6 network. If they stand for no network of a family, that family's prefix is invalid. A full
-// set of labels stands for a single address.
+// addresses returns the networks that the labels before a zone's name represent (RFC 5782 sections
+// 2.1 and 2.4). The labels are in reverse order. A few labels may represent both an IPv4 and an
+// IPv6 network. If they represent no network of a family, that family's prefix is invalid. A full
+// set of labels represents a single address.
 func addresses(name []byte, labels int) (four, six netip.Prefix) {
 	if labels == 0 || labels > 32 {
 		return four, six

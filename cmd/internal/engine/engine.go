@@ -43,7 +43,7 @@ type Program struct {
 	FrontEnd string
 	Version  string
 	Usage    string
-	// Flags, if set, adds flags to those that all programs have.
+	// Flags, if set, adds flags to the common ones.
 	Flags func(*flag.FlagSet)
 	// Server is the program that the operator must restart for all settings to take
 	// effect.

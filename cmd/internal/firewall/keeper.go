@@ -276,7 +276,7 @@ func (k *Keeper) expire(now time.Duration) {
 	}
 }
 
-// If there are too many bans, limit keeps those that end last.
+// If there are too many bans, limit keeps the ones that end last.
 func (k *Keeper) limit() {
 	if !k.all && len(k.touched) == 0 {
 		return // the bans have not changed

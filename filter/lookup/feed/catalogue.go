@@ -11,7 +11,7 @@ const Database = "mmdb"
 // A Published is a list or database that its publisher offers for download.
 type Published struct {
 	Name   string
-	URL    string // %Y and %m stand for the year and the month
+	URL    string // %Y and %m represent the year and the month
 	Format string // a format of Parse with its option, or Database
 	// Least is the minimum interval between downloads. If the publisher states no interval, Least
 	// is a polite interval.
