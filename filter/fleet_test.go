@@ -163,7 +163,7 @@ func TestThreeHosts(t *testing.T) {
 	}
 }
 
-// TestFleetShares checks what the rows of other hosts change.
+// TestFleetShares checks the effects of other hosts' rows.
 func TestFleetShares(t *testing.T) {
 	t.Run("a ban and an unban", func(t *testing.T) {
 		f := newFleet(t, 3)

@@ -18,7 +18,7 @@ for program in filter-scanwatch milter-scanwatch scanwatch; do
 		$1 == "dep" { print $2 "@" $3 }' | LC_ALL=C sort)
 	listed=$(sed -n 's,^      "bom-ref": "pkg:golang/\(.*\)?type=module"\,$,\1,p' "$file" | LC_ALL=C sort)
 	[ "$listed" = "$linked" ] || {
-		printf 'sbom: %s lists other modules than those in %s:\n%s\n' "$file" $program "$listed" >&2
+		printf 'sbom: %s lists other modules than %s:\n%s\n' "$file" $program "$listed" >&2
 		exit 1
 	}
 	echo "$file: $(echo "$linked" | wc -l) components"

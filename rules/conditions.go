@@ -292,7 +292,7 @@ func sayEvidence(c *Cond) string {
 
 func sayScore(c *Cond) string { return "has more than " + text.Plural(c.Over, "point") }
 
-// recipientsSay describes what a count of recipients counts.
+// recipientsSay describes the recipients that a count includes.
 var recipientsSay = map[Evidence]string{
 	UnknownRecipient: "writes to more than %d recipients that do not exist",
 	Backscatter:      "sends bounces to more than %d recipients that do not exist",

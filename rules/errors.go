@@ -22,7 +22,7 @@ type Error struct {
 	Msg     string
 	Hint    string // what to do about the error; may be empty
 	Source  string // line of the file without its line ending
-	Warning bool   // the policy is valid, but probably not what the operator wants
+	Warning bool   // the policy is valid, but probably a mistake of the operator
 }
 
 // Error returns `file:line:column: message`.

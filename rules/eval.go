@@ -164,7 +164,7 @@ func (o *Outcome) apply(r *rule, temporary bool) {
 	}
 }
 
-// Temper makes o milder: there is no ban, and a rejection becomes temporary. A junk decision
+// Temper reduces o: there is no ban, and a rejection becomes temporary. A junk decision
 // becomes proceed.
 func (o *Outcome) Temper() {
 	o.Ban, o.BanRule = nil, nil

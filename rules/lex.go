@@ -31,7 +31,7 @@ func (t token) is(text string) bool {
 	return (t.kind == signToken || t.kind == wordToken) && t.text == text
 }
 
-// String returns t as it is written in a file.
+// String returns t in the syntax of the file.
 func (t token) String() string {
 	switch t.kind {
 	case stringToken:
@@ -50,7 +50,7 @@ var quotes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 
 func quote(s string) string { return `"` + quotes.Replace(s) + `"` }
 
-// slash puts a regular expression between slashes and escapes the slashes in it. A `\` and the
+// slash encloses a regular expression in slashes and escapes the slashes in it. A `\` and the
 // character after it do not change.
 func slash(re string) string {
 	var b strings.Builder
@@ -70,7 +70,7 @@ func slash(re string) string {
 }
 
 // printable reports whether a file may contain r. Invisible characters are not allowed, and neither
-// are characters that change the writing direction, because both could hide what a line means.
+// are characters that change the writing direction, because both could hide a line's meaning.
 func printable(r rune) bool { return r != utf8.RuneError && text.Visible(r) }
 
 func isWordByte(c byte) bool {

@@ -59,14 +59,14 @@ func (c *Config) visit(yield func(*Config, Statement) bool) bool {
 type Macro struct {
 	Pos
 	Name string
-	Text string // value as it is written in a file
+	Text string // value in the syntax of the file
 	used bool
 }
 
 // Include is the statement `include "file"`.
 type Include struct {
 	Pos
-	Path   string // path as it is written in the configuration
+	Path   string // unchanged path from the configuration
 	Config *Config
 }
 

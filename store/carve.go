@@ -103,7 +103,7 @@ func (s *sealedFile) findMeta() error {
 
 // findMark returns the most frequent mark in leaf pages, or nil if it finds none. findMark is
 // called if the mark in the metadata is lost. Pages start at multiples of the page size and begin
-// with their own number. The number contains zero bytes, so a client's text cannot look like a
+// with the page's number. The number contains zero bytes, so a client's text cannot look like a
 // page.
 func (s *sealedFile) findMark(size int64) (mark []byte, err error) {
 	pageSize, err := pageSizeOf(s.file, size)

@@ -102,7 +102,7 @@ func TestRewrite(t *testing.T) {
 func foundFiles(t *testing.T, dir string) map[string]File { return found(t, dir, false) }
 
 // TestRewriteBlocks checks that a rewrite copies blocks that contain no replaced records, and that
-// the bytes of replaced blocks are gone afterwards. A corrupt block must cause an error, because
+// the bytes of replaced blocks have been overwritten. A corrupt block must cause an error, because
 // the block could contain records to replace.
 func TestRewriteBlocks(t *testing.T) {
 	dir := recorded(t, noon, 9000)

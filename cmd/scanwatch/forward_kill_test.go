@@ -67,7 +67,7 @@ func (a *arrivals) count() int {
 	return a.requests
 }
 
-// lacks returns those of the given batches that have not arrived.
+// lacks returns the given batches that have not arrived.
 func (a *arrivals) lacks(ids map[string]bool) (missing []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

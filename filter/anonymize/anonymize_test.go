@@ -283,7 +283,7 @@ var (
 )
 
 // TestNothingLeft checks that the copies contain no address, name or mailbox from the streams,
-// except those in the lists.
+// except names in the lists.
 func TestNothingLeft(t *testing.T) {
 	lists := builtin(t)
 	a := anonymize.New(key, lists)

@@ -65,7 +65,7 @@ type State struct {
 func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
 
 // MostlyMissing reports whether most recipients of the session are missing, or were rejected by a
-// rule. New recipients are those that the client requested for the first time. MostlyNew is the same
+// rule. New recipients are recipients that the client requested for the first time. MostlyNew is the same
 // for new recipients. The retries of a mailing list contain no new recipients, but a harvest does.
 func (st *State) MostlyMissing() bool { return st.mostly(st.Unknown.N + st.Deferred.N) }
 func (st *State) MostlyNew() bool     { return st.mostly(st.Unknown.N + st.Held.N) }

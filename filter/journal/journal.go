@@ -79,7 +79,7 @@ func (j *Journal) Limit(budget int64) { j.sums.begin(budget, j.o.Record) }
 // names that may be passwords are hashed in any case. If h is nil, nothing is hashed.
 func (j *Journal) Hide(h *privacy.Hasher, hashed bool) { j.hide.hasher, j.hide.all = h, hashed }
 
-// User returns a user name as it is recorded. A name that may be a password is always hashed. A
+// User returns the recorded form of a user name. A name that may be a password is always hashed. A
 // mailbox is hashed if the privacy level requires this. The result is valid until the next call.
 func (j *Journal) User(name []byte) []byte { return j.hide.user(name) }
 
@@ -90,7 +90,7 @@ func (j *Journal) Begin(st *State, at int64) {
 	j.bytes += cap(st.steps)
 }
 
-// Release makes the buffers of an ended session available for reuse, and discards buffers that are
+// Release allows the buffers of an ended session to be reused, and discards buffers that are
 // larger than an ordinary session needs.
 func (j *Journal) Release(st *State) {
 	j.bytes -= cap(st.steps)

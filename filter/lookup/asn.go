@@ -32,7 +32,7 @@ type Origin struct {
 }
 
 // Origins looks up addresses in the operator's AS or country database. The file is a MaxMind DB.
-// The fields of the file are those of MaxMind and DB-IP (ASN, ISP, Country, City) or of IPinfo.
+// The file has the fields of MaxMind and DB-IP (ASN, ISP, Country, City) or of IPinfo.
 //
 // Origins reads the file into memory. If the file were mapped instead, truncating it would kill the
 // process with SIGBUS, and smtpd would exit as well. Origins therefore needs as much memory as the

@@ -30,7 +30,7 @@ const (
 	DayAuthenticated                   // sessions with a successful login
 	DayFound                           // sessions of unknown clients, with evidence other than a missing or unproven reverse DNS name
 	DayRefused                         // sessions with a rejected command, or disconnected by the filter
-	DayWhole                           // sessions with their own record
+	DayWhole                           // sessions with separate records
 	DaySummed                          // sessions added to an aggregate
 	DayMails
 	DayRcptOK

@@ -19,7 +19,7 @@ import (
 // NotEnforced describes the bans for which Bans.Waiting is true.
 const NotEnforced = "not enforced: waiting for the standing of other hosts"
 
-// HaveStanding makes other hosts' bans take effect when there is no server to supply the standing
+// HaveStanding puts other hosts' bans into effect when there is no server to supply the standing
 // of clients on these hosts. With a server, use Memory.Complete.
 func (b *Bans) HaveStanding() {
 	b.mu.Lock()

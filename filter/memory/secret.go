@@ -136,7 +136,7 @@ func (n *hostName) restoreName(stored string) {
 
 // lost reports whether a row that was added at the given time may be missing because this
 // host's state was lost, or was restored from a backup. Otherwise, this host has deleted
-// the row. This run of the filter has lost none of its own rows.
+// the row. This run of the filter has not lost any row of this host.
 func (n *hostName) lost(since uint32) bool {
 	if n.kept && (n.saved == 0 || since <= n.saved) {
 		return false

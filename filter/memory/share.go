@@ -15,7 +15,7 @@ import (
 
 // The hosts of a fleet share their rows. Each host sends only rows about its own
 // sessions, so that no session is counted twice. Package share merges the other hosts'
-// rows into one row for each key. Other hosts' bans have a book of their own; see Bans. All
+// rows into one row for each key. Other hosts' bans are in a separate book; see Bans. All
 // their other rows are kept in separate maps, of which only that of clients is written to
 // disk, and have less weight than this host's rows:
 //

@@ -714,7 +714,7 @@ func (n *ruleNames) deletes(f *Foreign, b *ban, by int64) bool {
 const FriendPrefix = "friend."
 
 // friendUnban returns the friend that has unbanned its own ban b, or "". The unban ends
-// only bans by the same friend, such as those in its older files.
+// only bans by the same friend, such as bans in its older files.
 func (n *ruleNames) friendUnban(b *ban) string {
 	origin, _ := splitOrigin(n.list[b.rule])
 	if b.flags&(banRevoked|banForeign) != banRevoked|banForeign || !strings.HasPrefix(origin, FriendPrefix) {

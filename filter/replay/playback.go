@@ -47,7 +47,7 @@ type next struct {
 	ruled    bool       // a rule of this filter made an enforced or observed decision
 }
 
-// A transaction is the current transaction as it was recorded and as it is replayed now.
+// A transaction is the current transaction, both the recorded one and the replayed one.
 type transaction struct {
 	open   bool // the transaction is open now
 	sender []byte

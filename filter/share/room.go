@@ -55,7 +55,7 @@ func worth(bucket, key, value string, now time.Time) (n int, until int64) {
 	return worthEnded, b.Until
 }
 
-// makeRoom makes room for a register. If it cannot, it returns the reason.
+// makeRoom frees space for a register. If it cannot, it returns the reason.
 //
 // A host with too many rows in a table loses the rows with the lowest value. If all
 // hosts together have too many rows, in all tables or in one of them, the host with the
@@ -134,7 +134,7 @@ func roomy(r *Replica) bool {
 	return r.total < r.limits.Total-r.limits.Total/10
 }
 
-// makeOwnRoom makes room for a row of this host, and reports whether it succeeded. If a
+// makeOwnRoom frees space for a row of this host, and reports whether it succeeded. If a
 // ban or unban does not fit, Crowded reports the problem.
 func makeOwnRoom(r *Replica, self *origin, e *kv.Entry, now time.Time) bool {
 	n, _ := worth(e.Bucket, string(e.Key), string(e.Value), now)

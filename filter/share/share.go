@@ -441,7 +441,7 @@ func confirm(r *Replica, key rowKey) {
 	}
 }
 
-// repeat returns those of this host's rows for which a different register in its name
+// repeat returns this host's rows for which a different register in its name
 // was received; see disputed.
 func repeat(r *Replica, now time.Time) (out []Row) {
 	self := r.hosts[r.self]
@@ -960,7 +960,7 @@ func (r *Replica) Rows(name string) (out []Row) {
 	return out
 }
 
-// Expire deletes expired registers, and returns those that belonged to this host.
+// Expire deletes expired registers, and returns this host's registers among them.
 func (r *Replica) Expire(now time.Time) (own []Row) {
 	deleted := At(now.Add(-keepDeleted))
 	for key, w := range r.rows {

@@ -14,7 +14,7 @@ type conn struct {
 	greeted    bool // smtpd has sent its first reply
 	quit       bool
 	timedOut   bool
-	hungUp     bool // smtpd is closing the connection because of its own decision or a filter's
+	hungUp     bool // smtpd is closing the connection because of its decision or a filter's
 	sawAuth    bool // the client has sent AUTH; later unknown lines may contain passwords
 	inExchange bool // smtpd expects the next line of an AUTH exchange
 	noData     bool // DATA was rejected; the following lines may be message text

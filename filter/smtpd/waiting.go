@@ -18,7 +18,7 @@ type waiter struct {
 	due time.Time
 }
 
-// park makes the current request wait. park returns false if the request must be answered
+// park delays the current request. park returns false if the request must be answered
 // immediately.
 func (s *server) park(wait time.Duration) bool {
 	if s.options.Wake == nil || len(s.waiters) >= MaxHeld {

@@ -106,7 +106,7 @@ func (l *sources) lookup(key address) *source {
 	return nil
 }
 
-// A client is a listed source: an IPv4 address, an IPv6 address with its own proven
+// A client is a listed source: an IPv4 address, an IPv6 address with a proven
 // name, or all other addresses of a /64.
 type client struct {
 	*source          // counts of the address, or totals of several addresses

@@ -110,7 +110,7 @@ type run struct {
 	b     *bench
 }
 
-// run starts a contestant. If its arguments are registrations, it receives those in registered.
+// run starts a contestant. If its arguments are registrations, it receives registered.
 func (b *bench) run(c contestant, registered map[string]bool) (*run, error) {
 	state, err := os.MkdirTemp(b.dir, "state-")
 	if err != nil {

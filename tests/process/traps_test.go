@@ -26,7 +26,7 @@ import (
 type trap struct {
 	name, bad, good string
 	files           map[string]string
-	// works reports whether a filter does what the faulty configuration says. If so, scanwatch
+	// works reports whether a filter obeys the faulty configuration. If so, scanwatch
 	// check need not report a problem. works may be nil.
 	works func(s *cases.Server) bool
 	// in and out list clients. If a filter with the faulty configuration rejects all of in and
@@ -130,7 +130,7 @@ func checked(t *testing.T, lines string, files map[string]string) string {
 	return ""
 }
 
-// obeyed reports whether a filter does what the faulty configuration says.
+// obeyed reports whether a filter obeys the faulty configuration.
 func (tt *trap) obeyed(t *testing.T) bool {
 	t.Helper()
 	if tt.works != nil {

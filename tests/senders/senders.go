@@ -1,5 +1,5 @@
 // Package senders lists kinds of legitimate senders for tests. The names, greetings and addresses
-// are those of real senders: large providers, mailing services, rented servers, companies,
+// belong to real senders: large providers, mailing services, rented servers, companies,
 // universities and home connections. The names of small sites are replaced with example names.
 package senders
 
@@ -28,7 +28,7 @@ func (s *Sender) String() string {
 	return fmt.Sprintf("line %d: %s (%s, fcrdns %s) greets %s (%s)", s.Line, s.Addr, s.RDNS, s.FCrDNS, s.Helo, s.Note)
 }
 
-// All returns all senders. A sender without an address receives one in a network of its own.
+// All returns all senders. A sender without an address receives one in a separate network.
 func All() (list []Sender) {
 	for i, line := range strings.Split(strings.TrimSuffix(table, "\n"), "\n") {
 		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, "rdns\t") {

@@ -151,7 +151,7 @@ func (m *Milter) Report(ev *smtpd.Event) {
 	}
 }
 
-// at returns the session of an event. It also sets the clock and the current session to those of
+// at returns the session of an event. It also sets the clock and the current session as in
 // the event.
 func (m *Milter) at(ev *smtpd.Event) *milterSession {
 	m.clock.Store(ev.Time)

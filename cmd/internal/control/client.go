@@ -106,10 +106,10 @@ func (c *Client) Status() (s Status, err error) {
 	return s, err
 }
 
-// Flush makes the filter write all earlier records to disk.
+// Flush asks the filter to write all earlier records to disk.
 func (c *Client) Flush() error { return c.ask(nil, "flush") }
 
-// Reload makes the filter reload its configuration. If forced is set, a table whose
+// Reload asks the filter to reload its configuration. If forced is set, a table whose
 // file is empty becomes empty. The result includes notes about tables and databases.
 func (c *Client) Reload(forced bool) (a Config, err error) {
 	how := Careful

@@ -218,7 +218,7 @@ type FleetStatus struct {
 // maxNamedHosts is the maximum number of hosts that FleetProblems names.
 const maxNamedHosts = 10
 
-// FleetProblems returns this host's problems as a member of a fleet, and those of the other
+// FleetProblems returns this host's problems as a member of a fleet, and the problems of the other
 // hosts that the companion does not already report.
 func (s *Status) FleetProblems() (all []string) {
 	if s.Fleet != nil && s.Fleet.Problem != "" {

@@ -77,8 +77,8 @@ type sharedRow struct {
 	Value  []byte `json:"v,omitempty"`
 }
 
-// Hosts returns the other hosts: those that the companion knows, those whose files have
-// been imported, and those with rows in the state.
+// Hosts returns the other hosts. A host is included if the companion knows it, if its file
+// has been imported, or if it has rows in the state.
 func (s *Sharing) Hosts() []share.HostStatus {
 	list, files := s.said()
 	if s.Fingerprint == "" && len(files) == 0 {

@@ -195,7 +195,7 @@ func TestSeenUnban(t *testing.T) {
 	}
 }
 
-// TestFleetProblems checks that the status lists a fleet's problems, except those that
+// TestFleetProblems checks that the status lists a fleet's problems, except problems that
 // the companion has already announced.
 func TestFleetProblems(t *testing.T) {
 	s := Status{

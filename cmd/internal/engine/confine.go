@@ -79,7 +79,7 @@ func (p *policies) enterSandbox(set rules.Settings, runDir string, read []string
 	p.log.Log(context.Background(), level, "sandbox", p.closed.Attrs()...)
 }
 
-// giveUpRoot makes a filter that is running as root continue as the state directory's owner.
+// giveUpRoot changes the user of a filter that is running as root to the state directory's owner.
 // Otherwise, the owner could replace files in the directory with links, and root would write to the
 // files that the links name.
 func giveUpRoot(dir string, log *slog.Logger) {

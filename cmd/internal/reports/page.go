@@ -79,7 +79,7 @@ func setBanned(sources []report.Source, bans []memory.Ban) {
 		}
 		for k := range bans {
 			b := &bans[k]
-			other := sources[i].Named && !b.Affects(p) // a /64's ban does not apply to a host with its own name
+			other := sources[i].Named && !b.Affects(p) // a /64's ban does not apply to a host that has a name
 			if !b.Observe && !other && b.Prefix.Bits() <= p.Bits() && b.Prefix.Contains(p.Addr()) && b.Until.After(sources[i].Banned.Time) {
 				sources[i].Banned = text.At(b.Until)
 			}

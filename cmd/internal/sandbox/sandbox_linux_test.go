@@ -206,7 +206,7 @@ func paths(dir string) Paths {
 // threads is the number of threads that make the attempts.
 const threads = 3
 
-// helper makes all attempts on threads that existed before Enter, because Enter might fail to
+// helper tries everything on threads that existed before Enter, because Enter might fail to
 // restrict such threads. It prints a line for each attempt on each thread.
 func helper(dir string, confine bool) {
 	var ready, all sync.WaitGroup
