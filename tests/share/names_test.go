@@ -80,10 +80,15 @@ func TestSameName(t *testing.T) {
 	other.ban("198.51.100.3")
 	filterproc.Eventually(t, "mx2 rejects the client of the other mx1", b.turnsAway("198.51.100.3"))
 	filterproc.Eventually(t, "mx1 names the problem", a.reports("another host has the same name, or companion share runs twice on this host"))
+	other.scanwatch("unban", "198.51.100.1")
+	filterproc.Eventually(t, "mx2 lets the client in", b.lets("198.51.100.1"))
 	other.killCompanion()
 	other.filter.End(0)
 	filterproc.Eventually(t, "mx2 lets the client of the other mx1 in", b.lets("198.51.100.3"))
 	filterproc.Eventually(t, "mx1 has no problem", func() bool { return !strings.Contains(a.scanwatch("status"), "PROBLEM") })
+	if !b.lets("198.51.100.1")() {
+		t.Error("the unban by the other mx1 is no longer in effect")
+	}
 
 	second := exec.Command(smtpd.Bin("scanwatch"), "share", "-f", a.etc)
 	filterproc.LogFile(t, second)
