@@ -214,8 +214,14 @@ func TestRandomRows(t *testing.T) {
 		}
 		r.Own(m.Outgoing(1<<20, 0), noon)
 		for _, h := range r.Hosts() {
-			if h.Rows > l.Rows {
-				t.Fatalf("%+v", h)
+			unbans := 0
+			for _, row := range r.Rows(h.Name) {
+				if b, ok := memory.ReadBan([]byte(row.Key), []byte(row.Value)); ok && row.Bucket == memory.BansBucket && b.Revoked {
+					unbans++
+				}
+			}
+			if h.Rows > l.Rows || h.Unbans != unbans {
+				t.Fatalf("%+v, %d unbans", h, unbans)
 			}
 		}
 	}

@@ -172,9 +172,12 @@ const (
 
 // HostStatus describes another host.
 type HostStatus struct {
-	Name string    `json:"name"`
-	Rows int       `json:"rows"`
-	Last time.Time `json:"last,omitzero"` // latest stamp
+	Name string `json:"name"`
+	Rows int    `json:"rows"`
+	// Unbans is the number of these rows that are unbans. A large number may be the
+	// work of an attacker who wants to end bans.
+	Unbans int       `json:"unbans,omitempty"`
+	Last   time.Time `json:"last,omitzero"` // latest stamp
 	// Heard is the time at which the host was last known to be running, or the time
 	// of its file. By is how its rows arrived: ByServer, ByFile or, if it is
 	// unknown, "".
@@ -654,6 +657,9 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	o := g.origin
 	if accepted, ok := memory.AcceptsMailbox(key.bucket, g.value); ok && !accepted {
 		o.refused += n
+	}
+	if g.ban.Revoked {
+		o.Unbans += n
 	}
 	if !g.isBan() || o.Name == r.self {
 		return

@@ -185,6 +185,9 @@ func fleetLine(f *control.FleetStatus) string {
 func hostLine(h *share.HostStatus, now time.Time) string {
 	ago := func(t time.Time) string { return text.ShortDuration(max(now.Sub(t), 0)) + " ago" }
 	line := text.Escape(h.Name) + ": " + text.Plural(h.Rows, "row")
+	if h.Unbans > 0 {
+		line += " (" + text.Plural(h.Unbans, "unban") + ")"
+	}
 	if h.Rows > 0 && !h.Last.IsZero() {
 		line += ", latest change " + ago(h.Last)
 	}
