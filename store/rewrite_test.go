@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -244,9 +245,12 @@ func scanFor(t *testing.T, dir, text string) {
 func TestRewriteWithinBudget(t *testing.T) {
 	dir := t.TempDir()
 	w, _ := openTest(t, dir, Options{Budget: MinBudget, Seal: true, Now: func() time.Time { return noon }})
-	for i := range 100_000 {
-		add(w, noon.Add(time.Duration(i)*time.Millisecond), uint64(i+1))
-		if i%4000 == 0 {
+	noise := make([]byte, 900) // cannot be compressed
+	for i := range 20_000 {
+		rand.NewChaCha8([32]byte{byte(i), byte(i >> 8)}).Read(noise)
+		r := Record{ID: uint64(i + 1), Start: noon, End: noon.Add(time.Duration(i) * time.Millisecond)}
+		w.Add(r.End, r.ID, AppendRecord(nil, &r, AppendStep(nil, &Step{Kind: KindHelo, Text: noise}, 0)))
+		if i%1000 == 0 {
 			flush(t, w)
 		}
 	}
@@ -255,6 +259,9 @@ func TestRewriteWithinBudget(t *testing.T) {
 	all, err := w.Segments()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if all[0].Name == "2026-11-01.db" {
+		t.Fatalf("the directory was never full: %+v", all)
 	}
 	changed := 0
 	for _, s := range all {

@@ -7,4 +7,6 @@ const (
 	sealKillRounds   = 200
 	repairKillRounds = 50
 	damageRounds     = 2000
+	flipEvery        = 1
+	floodRecords     = 30_000
 )

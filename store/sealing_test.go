@@ -158,7 +158,7 @@ func TestReadersWhileAWriterSeals(t *testing.T) {
 // segments are sealed, and that during a flood, sealing makes room for a longer
 // history.
 func TestBudgetWhileSealing(t *testing.T) {
-	total := 30_000
+	total := floodRecords
 	kept := map[bool]int{}
 	for _, sealed := range []bool{false, true} {
 		dir := t.TempDir()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -20,6 +21,9 @@ import (
 const (
 	envOutside  = "SCANWATCH_OUTSIDE"  // the network namespace it came from
 	envPrograms = "SCANWATCH_PROGRAMS" // directory of the programs built by Main
+	// envPrebuilt is the directory in which make test builds the programs once for all
+	// packages.
+	envPrebuilt = "SCANWATCH_PREBUILT"
 )
 
 // Names and addresses of the server in the namespace.
@@ -115,13 +119,19 @@ func Main(m *testing.M, packages ...string) {
 		fmt.Fprintf(os.Stderr, "smtpd: no real servers in this run: %v\n", err)
 	}
 	code := m.Run()
-	if err := os.RemoveAll(os.Getenv(envPrograms)); err != nil {
-		fmt.Fprintln(os.Stderr, "smtpd:", err)
+	if dir := os.Getenv(envPrograms); dir != os.Getenv(envPrebuilt) {
+		if err := os.RemoveAll(dir); err != nil {
+			fmt.Fprintln(os.Stderr, "smtpd:", err)
+		}
 	}
 	os.Exit(code)
 }
 
 func build(packages []string) error {
+	traces := os.Getenv(EnvTrace)
+	if dir := os.Getenv(envPrebuilt); dir != "" && traces == "" && exist(dir, packages) {
+		return os.Setenv(envPrograms, dir)
+	}
 	dir, err := os.MkdirTemp("", "programs-")
 	if err != nil {
 		return err
@@ -132,7 +142,6 @@ func build(packages []string) error {
 	if len(packages) == 0 {
 		return nil
 	}
-	traces := os.Getenv(EnvTrace)
 	args := []string{"build", "-o", dir + "/"}
 	if traces != "" {
 		args = append(args, "-tags", "audit")
@@ -147,6 +156,16 @@ func build(packages []string) error {
 		return trace(dir, traces)
 	}
 	return nil
+}
+
+// exist reports whether a directory contains the programs of all packages.
+func exist(dir string, packages []string) bool {
+	for _, p := range packages {
+		if _, err := os.Stat(filepath.Join(dir, path.Base(p))); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // Bin returns the path of a program built by [Main].
