@@ -265,11 +265,26 @@ func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {
 }
 
 func (t sharedRows[K, V]) send(n int, by int64, put func(key, value []byte)) (left int) {
-	return send(t.table, n, by, put, func(k K, _ *V) bool { return t.shares(k) })
+	return send(t.table, n, by, put, func(k K, _ *V) sending {
+		if t.shares(k) {
+			return sendRow
+		}
+		return sendNothing
+	})
 }
 
-// send sends the changed rows of a table for which own returns true.
-func send[K comparable, V any](t *table[K, V], n int, by int64, put func(key, value []byte), own func(K, *V) bool) (left int) {
+// sending is what other hosts receive of a row.
+type sending uint8
+
+const (
+	sendNothing  sending = iota
+	sendRow              // the row
+	sendDeletion         // that this host has no such row
+)
+
+// send sends the changed rows of a table. prepare decides what other hosts receive of a row, and
+// may change the copy that they receive.
+func send[K comparable, V any](t *table[K, V], n int, by int64, put func(key, value []byte), prepare func(K, *V) sending) (left int) {
 	before := len(t.outgoing)
 	for k := range t.outgoing {
 		if n <= 0 {
@@ -277,12 +292,16 @@ func send[K comparable, V any](t *table[K, V], n int, by int64, put func(key, va
 		}
 		delete(t.outgoing, k)
 		v, ok := t.rows[k]
-		switch {
-		case !ok:
-			put(t.key(k), nil)
-		case !own(k, &v):
+		what := sendDeletion
+		if ok {
+			what = prepare(k, &v)
+		}
+		switch what {
+		case sendNothing:
 			continue
-		default:
+		case sendDeletion:
+			put(t.key(k), nil)
+		case sendRow:
 			t.schema.shift(k, &v, by)
 			put(t.key(k), t.value(v))
 		}
@@ -430,6 +449,7 @@ type BanRow struct {
 	Prefix       netip.Prefix
 	Since, Until int64 // seconds since 1970
 	Unbanned     int64 // time of an unsent unban before the ban, or of an unban that is sent again
+	Session      uint64
 	Rule         string
 	Revoked      bool
 	Manual       bool
@@ -452,7 +472,7 @@ func ReadBan(key, value []byte) (BanRow, bool) {
 		b.extra = 0
 	}
 	return BanRow{
-		Prefix: p, Since: int64(b.since), Until: int64(b.until), Unbanned: int64(b.extra), Rule: names.list[b.rule],
+		Prefix: p, Since: int64(b.since), Until: int64(b.until), Unbanned: int64(b.extra), Session: b.session, Rule: names.list[b.rule],
 		Revoked: b.flags&banRevoked != 0, Manual: b.flags&banManual != 0,
 	}, true
 }

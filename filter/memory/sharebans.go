@@ -45,11 +45,16 @@ func (n *ruleNames) reset() {
 	}
 }
 
-// ownBan reports whether other hosts must receive a row.
-func ownBan(b *ban) bool { return b.flags&(banForeign|banObserved) == 0 }
-
-// sending removes the fields of a row that other hosts must not receive.
-func (n *ruleNames) sending(b *ban) {
+// sending decides what other hosts receive of a row, and removes the fields that they must not
+// receive. If another host has ended a ban, this host's copy must not remain: it would take effect
+// again on a host that does not know the unban.
+func (n *ruleNames) sending(b *ban) sending {
+	switch {
+	case b.flags&banForeign != 0:
+		return sendDeletion
+	case b.flags&banObserved != 0:
+		return sendNothing
+	}
 	b.last, b.attempts = 0, 0
 	if b.flags&banKnew != 0 {
 		b.extra, b.flags = 0, b.flags&^banKnew
@@ -58,6 +63,7 @@ func (n *ruleNames) sending(b *ban) {
 	if origin != "" || len(name) > maxSentName { // the origin is set after an unban of another host's ban
 		b.rule = n.number(name[:min(len(name), maxSentName)])
 	}
+	return sendRow
 }
 
 // maxSentName is the maximum length of the rule name or reason that other hosts receive.
@@ -106,6 +112,11 @@ type arrival struct {
 // unban, in case a clock was wrong and has since been corrected.
 const seenSlack = 6 * 3600
 
+// MayEnd reports whether an unban can end a ban that started at since, regardless of what their
+// hosts knew. Both times are in seconds since 1970. A ban that started long after the unban is a
+// later one, even if the clock of one of the hosts was wrong.
+func MayEnd(since, unban int64) bool { return since <= unban+seenSlack }
+
 // unbanAhead is the maximum number of seconds that another host's unban may be in the
 // future.
 const unbanAhead = 30 * 60
@@ -147,7 +158,7 @@ func (old ban) accept(known bool, n *arrival) (result ban, replaced, freed bool)
 		return old, false, false // this host knows its own ban best
 	case unban && old.flags&banRevoked != 0:
 		return old.again(n)
-	case unban && known && old.knows(int64(row.until)):
+	case unban && known && (old.knows(int64(row.until)) || !MayEnd(int64(old.since), int64(row.until))):
 		return old, false, false
 	case unban && (n.partial || sentBack) && known && old.after(&row):
 		return old, false, false
@@ -223,7 +234,10 @@ func echo(b *Bans, f *Foreign, old *ban, known, changed bool, by int64) bool {
 	var row ban
 	row.since = be.Uint32(f.Value)
 	row.shift(by)
-	deleted := !known && (changed || !b.lost(row.since))
+	p, _ := readPrefix(f.Key)
+	other, sentBack := b.others.get(p) // after a loss, this host's bans are among those of other hosts
+	sentBack = sentBack && b.rules.imposed(&other) == b.name
+	deleted := !known && !sentBack && (changed || !b.lost(row.since))
 	switch f.Origin {
 	case "":
 		return deleted
@@ -475,10 +489,7 @@ func (s sharedBans) announce() {
 }
 
 func (s sharedBans) send(n int, by int64, put func(key, value []byte)) (left int) {
-	n = send(&s.own.hosts, n, by, put, func(_ Host, b *ban) bool {
-		s.rules.sending(b)
-		return ownBan(b)
-	})
+	n = send(&s.own.hosts, n, by, put, func(_ Host, b *ban) sending { return s.rules.sending(b) })
 	t := &s.own.networks
 	for p := range t.outgoing {
 		if n <= 0 {
@@ -486,13 +497,16 @@ func (s sharedBans) send(n int, by int64, put func(key, value []byte)) (left int
 		}
 		delete(t.outgoing, p)
 		row, ok := t.rows[p]
-		switch {
-		case !ok:
-			put(prefixKey(p), nil)
-		case !ownBan(&row):
+		what := sendDeletion
+		if ok {
+			what = s.rules.sending(&row)
+		}
+		switch what {
+		case sendNothing:
 			continue
-		default:
-			s.rules.sending(&row)
+		case sendDeletion:
+			put(prefixKey(p), nil)
+		case sendRow:
 			row.shift(by)
 			put(prefixKey(p), s.rules.value(row))
 		}
@@ -514,10 +528,10 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 		return true
 	}
 	before := old
-	if f.Ended && known && old.knows(f.ended(by)) {
+	if f.Ended && known && (old.knows(f.ended(by)) || f.Seen != 0 && !f.unban() && !MayEnd(int64(old.since), f.Seen+by)) {
 		s.own.resend(p) // with the stamp of the unban
 	} else if f.Ended && known && old.end(f, now) {
-		if f.Origin != "" {
+		if f.Origin != "" && f.Origin != s.name {
 			old.rule = s.rules.foreign(f.Origin, s.rules.list[old.rule])
 		}
 		s.own.put(p, old, now)

@@ -125,29 +125,76 @@ func TestBansSurviveLosses(t *testing.T) {
 				mx1.memory.Tick(f.now.UnixMicro())
 				mx1.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
 				f.exchange()
-				f.now = f.now.Add(time.Hour)
-				start(disk)
-				if restarted {
-					rows := mx1.replica.Rows("mx1")
-					mx1.replica = New("mx1", DefaultLimits())
-					if err := mx1.replica.Apply("mx1", rows, f.now); err != nil {
-						t.Fatal(err)
+				for range 2 { // the second time, the ban is that of another host with this host's name
+					f.now = f.now.Add(time.Hour)
+					start(disk)
+					if restarted {
+						rows := mx1.replica.Rows("mx1")
+						mx1.replica = New("mx1", DefaultLimits())
+						if err := mx1.replica.Apply("mx1", rows, f.now); err != nil {
+							t.Fatal(err)
+						}
 					}
-				}
-				mx1.replica.Resend()
-				f.receive(mx1)
-				if rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now); len(rows) > 0 {
-					t.Errorf("sent: %+v", rows)
-				}
-				mx1.replica.Complete()
-				f.exchange()
-				f.exchange()
-				for _, h := range f.hosts {
-					if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
-						t.Errorf("%s has lost the ban", h.name)
+					mx1.replica.Resend()
+					f.receive(mx1)
+					if rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now); len(rows) > 0 {
+						t.Errorf("sent: %+v", rows)
 					}
+					mx1.replica.Complete()
+					f.exchange()
+					f.exchange()
+					for _, h := range f.hosts {
+						if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
+							t.Errorf("%s has lost the ban", h.name)
+						}
+					}
+					disk = mx1.memory.Changes(1 << 20)
 				}
 			})
 		}
+	}
+}
+
+// TestBackupBeforeUnban checks that a ban in a backup does not take effect again if it was unbanned
+// after the backup, even if the client has been banned for a short time since then.
+func TestBackupBeforeUnban(t *testing.T) {
+	p := netip.MustParsePrefix("192.0.2.1/32")
+	for _, restarted := range []bool{false, true} { // the companion
+		t.Run(fmt.Sprint("restarted ", restarted), func(t *testing.T) {
+			f := newFleet(t, "mx1", "mx2")
+			mx1 := f.hosts[0]
+			mx1.memory.Bans.AddPrefix(p, 300*time.Hour, "long", f.now.UnixMicro())
+			f.exchange()
+			disk := mx1.memory.Changes(1 << 20)
+			f.now = f.now.Add(time.Minute)
+			f.unban(mx1, "192.0.2.1")
+			f.exchange()
+			f.now = f.now.Add(time.Minute)
+			mx1.memory.Bans.AddPrefix(p, time.Minute, "short", f.now.UnixMicro())
+			f.exchange()
+			f.now = f.now.Add(time.Hour)
+			mx1.memory = memory.New()
+			mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
+			mx1.memory.Announce()
+			if restarted {
+				rows := mx1.replica.Rows("mx1")
+				mx1.replica = New("mx1", DefaultLimits())
+				if err := mx1.replica.Apply("mx1", rows, f.now); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mx1.replica.Resend()
+			f.receive(mx1)
+			rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now)
+			mx1.replica.Complete()
+			f.hosts[1].inbox = append(f.hosts[1].inbox, batch{"mx1", rows})
+			f.exchange()
+			f.exchange()
+			for _, h := range f.hosts {
+				if b, ok := h.banned(f.now, "192.0.2.1"); ok {
+					t.Errorf("%s: %+v", h.name, b)
+				}
+			}
+		})
 	}
 }

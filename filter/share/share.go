@@ -348,7 +348,7 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 		old, ok := r.register(key, self)
 		ban := e.Bucket == memory.BansBucket
 		switch {
-		case ok && old.value == string(e.Value) && (!fresh && !old.sent || !old.ended(r, key, now)):
+		case ok && (old.value == string(e.Value) && (!fresh && !old.sent || !old.ended(r, key, now)) || old.sameUnban(e)):
 			confirm(r, key)
 		case !ok && len(e.Value) == 0:
 		case !ok && !makeOwnRoom(r, self, e, now): // other hosts would omit it
@@ -371,18 +371,21 @@ func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) 
 
 // setSeen sets the latest unban that this host knew of when it imposed the ban in one. If the ban
 // follows an unban of this host that was never sent, Seen becomes the stamp of that unban. If the
-// registers were lost, Seen is at least the start of the ban. An unban that is sent again gets a stamp
-// from its time, because a later stamp would end bans that were imposed since then. old is the
-// earlier register.
+// registers were lost, Seen is at least the start of the ban. An unban gets a stamp from its time,
+// because it may be sent much later, and must not end the bans that were imposed since then. A
+// deletion keeps the unban that this host's previous register knew. old is that register.
 func setSeen(r *Replica, key rowKey, one *Row, old *register, lost bool) {
-	one.Seen = r.unbanned(key)
 	b, ok := memory.ReadBan([]byte(key.key), []byte(one.Value))
-	if !ok || b.Revoked {
-		if ok && b.Unbanned != 0 {
-			one.Stamp = max(stampAt(r, key, b.Unbanned), old.stamp+1)
-		}
+	switch {
+	case !ok:
+		one.Seen = old.known()
+		return
+	case b.Revoked:
+		one.Seen = r.unbanned(key)
+		one.Stamp = max(stampAt(r, key, b.Until), old.stamp+1)
 		return
 	}
+	one.Seen = r.unbanned(key)
 	if b.Unbanned != 0 && !old.sentUnban(&b) {
 		one.Seen = max(one.Seen, stampAt(r, key, b.Unbanned))
 	}
@@ -395,7 +398,15 @@ func setSeen(r *Replica, key rowKey, one *Row, old *register, lost bool) {
 // ended reports whether an unban that the register does not include has ended its ban. If the memory
 // has kept the ban, it knew the unban, and the other hosts must receive the ban again.
 func (g *register) ended(r *Replica, key rowKey, now time.Time) bool {
-	return g.isBan() && g.ban.Active(now.Unix()) && g.seen < r.unbanned(key)
+	return g.isBan() && g.ban.Active(now.Unix()) && r.rows[key].ends(g)
+}
+
+// sameUnban reports whether the register of this host and a row hold the same unban. After a
+// correction of the clock, its times have changed by the same amount. If it were sent again, it
+// would end the bans that were imposed in between.
+func (g *register) sameUnban(e *kv.Entry) bool {
+	b, ok := memory.ReadBan(e.Key, e.Value)
+	return ok && g.ban.Revoked && b.Revoked && g.ban.Session == b.Session && g.ban.Until-g.ban.Since == b.Until-b.Since
 }
 
 // sentUnban reports whether the register of this host contains the unban before the ban b. After
@@ -738,6 +749,18 @@ func (g *register) unban() Stamp {
 	return g.known()
 }
 
+// ends reports whether an unban in the row has ended a ban.
+func (w *row) ends(ban *register) bool {
+	return slices.ContainsFunc(w.registers, func(g register) bool {
+		unban := g.unban()
+		at := unban.Time().Unix()
+		if g.ban.Revoked {
+			at = g.ban.Until // the stamp is later if the unban was sent again
+		}
+		return unban > ban.seen && memory.MayEnd(ban.ban.Since, at)
+	})
+}
+
 // unbanned returns the stamp of a prefix's latest unban. If the host that unbanned the
 // prefix has deleted the row, the deletion's register still has the stamp.
 func (r *Replica) unbanned(key rowKey) (s Stamp) {
@@ -767,6 +790,10 @@ func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []
 		w := r.rows[key]
 		value, origin, own := r.together(key, w, now)
 		if r.holding && echo(r, key, value, origin) {
+			if pass(r, key, w) { // the memory may be from a backup, and send a ban that was ended
+				e := kv.Entry{Bucket: key.bucket, Key: []byte(key.key)}
+				out = append(out, memory.Foreign{Entry: e, Origin: r.self, Ended: true, Seen: r.unbanned(key).Time().Unix()})
+			}
 			continue
 		}
 		if own == nil || w.own || !r.holding {
@@ -783,7 +810,7 @@ func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []
 			out = append(out, memory.Foreign{Entry: e, Origin: origin, Ended: ended, Seen: seen.Time().Unix()})
 		}
 		switch {
-		case value == nil && sent == unsent && !w.shared(r.self):
+		case value == nil && sent == unsent && !ended && !w.shared(r.self):
 		case w.sent != sent || ended:
 			add(value, origin, ended)
 		}
@@ -799,6 +826,9 @@ func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []
 // records that the memory now knows of it.
 func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	own, _ := r.register(key, r.hosts[r.self])
+	if !w.own { // the memory may be from a backup, and lack what it once knew
+		own = register{}
+	}
 	unban := r.unbanned(key)
 	ended = unban > max(w.passed, own.known())
 	w.passed = unban
@@ -888,7 +918,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 		}
 		switch {
 		case !g.isBan():
-		case g.seen < unban:
+		case w.ends(g):
 		case mine(r, g):
 			own = []byte(g.value)
 		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:

@@ -510,10 +510,16 @@ func (s *sim) checkBans(key rowKey) {
 		}
 	}
 	// A ban may remain if no unban followed it. A ban whose host knew of no unban
-	// may remain only if there was no unban at all.
+	// may remain only if it started long after all unbans.
 	may := false
+	var last time.Time // latest unban
+	for _, e := range s.bans[key] {
+		if e.until.IsZero() {
+			last = e.at
+		}
+	}
 	for i, e := range s.bans[key] {
-		may = may || !e.until.IsZero() && ended>>i&1 == 0 && (unbans == 0 || e.knew&unbans != 0)
+		may = may || !e.until.IsZero() && ended>>i&1 == 0 && (e.knew&unbans != 0 || e.at.After(last))
 	}
 	states := map[bool]string{}
 	for _, n := range s.nodes {

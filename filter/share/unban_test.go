@@ -313,3 +313,81 @@ func TestBanAfterTwoUnbans(t *testing.T) {
 		}
 	}
 }
+
+// TestEndedBanIsGone checks that a ban that another host has ended does not take effect on a host
+// that has joined since then, although the unban has been lost.
+func TestEndedBanIsGone(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	mx1, mx3 := f.hosts[0], f.hosts[2]
+	f.hosts = f.hosts[:2]
+	f.ban(mx1, "192.0.2.1")
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	f.unban(f.hosts[1], "192.0.2.1")
+	f.exchange()
+	f.exchange()
+	mx3.inbox = []batch{{"mx1", mx1.replica.Rows("mx1")}}
+	f.receive(mx3)
+	if b, ok := mx3.banned(f.now, "192.0.2.1"); ok {
+		t.Errorf("%+v", b)
+	}
+}
+
+// TestUnbanOfNewMember checks that an unban does not end a ban that started long after it on a host
+// that did not know the unban.
+func TestUnbanOfNewMember(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	mx3 := f.hosts[2]
+	f.hosts = f.hosts[:2]
+	f.ban(mx3, "192.0.2.1")
+	f.now = f.now.Add(time.Minute)
+	f.unban(mx3, "192.0.2.1")
+	f.send(mx3)
+	f.now = f.now.Add(7 * time.Hour)
+	f.ban(f.hosts[0], "192.0.2.1")
+	f.exchange()
+	f.hosts = append(f.hosts, mx3)
+	for _, h := range f.hosts[:2] {
+		h.inbox = append(h.inbox, batch{"mx3", mx3.replica.Rows("mx3")})
+		mx3.inbox = append(mx3.inbox, batch{h.name, h.replica.Rows(h.name)})
+	}
+	f.exchange()
+	f.exchange()
+	for _, h := range f.hosts {
+		if _, ok := h.banned(f.now, "192.0.2.1"); !ok {
+			t.Error(h.name, "lost the later ban")
+		}
+	}
+}
+
+// TestUnbanInPartition checks that an unban that is sent late does not end the bans that another
+// host has imposed since then, knowing an unban in between.
+func TestUnbanInPartition(t *testing.T) {
+	f := newFleet(t, "mx1", "mx2", "mx3")
+	mx3 := f.hosts[2]
+	f.ban(f.hosts[0], "192.0.2.1")
+	f.exchange()
+	f.hosts = f.hosts[:2]
+	f.now = f.now.Add(time.Minute)
+	f.unban(mx3, "192.0.2.1") // cannot be sent
+	f.now = f.now.Add(time.Minute)
+	f.unban(f.hosts[1], "192.0.2.1")
+	f.exchange()
+	f.now = f.now.Add(time.Minute)
+	f.ban(f.hosts[0], "192.0.2.1")
+	f.exchange()
+	f.now = f.now.Add(time.Hour / 4)
+	rows := f.send(mx3)
+	for _, h := range f.hosts {
+		h.inbox = append(h.inbox, batch{"mx3", rows})
+		mx3.inbox = append(mx3.inbox, batch{h.name, h.replica.Rows(h.name)})
+	}
+	f.hosts = append(f.hosts, mx3)
+	f.exchange()
+	f.exchange()
+	for _, h := range f.hosts {
+		if _, ok := h.banned(f.now, "192.0.2.1"); !ok {
+			t.Error(h.name, "lost the later ban")
+		}
+	}
+}
