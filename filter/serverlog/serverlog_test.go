@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"scanwatch/filter/maillog"
+	"scanwatch/internal/mailbox"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 )
@@ -675,11 +677,12 @@ func TestNames(t *testing.T) {
 }
 
 // TestEximAddresses checks senders and recipients of all forms that Exim accepts. Exim logs the sender
-// without its comments, and the recipient as the client has sent it.
+// without its comments, and the first 100 bytes of the recipient as the client has sent it.
 func TestEximAddresses(t *testing.T) {
 	words := []string{"a", `\"`, `\\`, `\ `, `\>`, `\(`, `\:`, `""`, `" "`, `" H=x [192.0.2.9]:1 "`, `"\""`, `"\\"`, `"\\\" H=[192.0.2.9]:2 "`,
 		`"> A=plain:joe rejected RCPT <z>: relay not permitted"`, `"("`, `">: "`, `\303\251`}
-	comments := []string{"", "", `(")`, `(\))`, `(())`, `(>: relay not=permitted)`, `(\")`}
+	comments := []string{"", "", `(")`, `(\))`, `(())`, `(>: relay not=permitted)`, `(\")`, `(: sender \303\251)`, "(" + strings.Repeat("x", 70) + ")", "(" + strings.Repeat("x: ", 33) + ")"}
+	escape := regexp.MustCompile(`\\[0-7]{3}|.`)
 	random := rand.New(rand.NewPCG(1, 2))
 	pick := func(of []string) string { return of[random.IntN(len(of))] }
 	for i := range 5000 {
@@ -699,14 +702,43 @@ func TestEximAddresses(t *testing.T) {
 		case 1:
 			argument = pick(words) + pick(comments) + "=" + argument
 		}
+		want := fmt.Sprintf("<%s> permfail 550 cause=recipient", text.Escape([]byte(missing)))
+		if raw := escape.FindAllString(argument, -1); len(raw) >= maxArgument {
+			argument = strings.Join(raw[:maxArgument], "")
+			want = "permfail 550 cause=recipient \"Unrouteable address\""
+		} else if len(argument) >= maxArgument {
+			want = "permfail 550 cause=recipient \"Unrouteable address\""
+		}
 		log := "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" + addr + "> rejected RCPT " + argument + ": Unrouteable address\n" +
 			"2026-11-29 07:50:04 1vPAAA-000000001-0001 <= " + addr + " H=(x) [203.0.113.1]:40002 P=esmtp S=1204\n"
 		_, rec := read(ByName("exim"), []byte(log))
 		got := rec.b.String()
 		if strings.Count(got, "== ") != 1 || !strings.Contains(got, "src=203.0.113.1:40002") || strings.Contains(got, "auth") || rec.kinds[smtp.EventCommit] != 1 ||
 			strings.Count(got, fmt.Sprintf("<%s> ok", text.Escape([]byte(addr)))) != 2 ||
-			!strings.Contains(got, fmt.Sprintf("<%s> permfail 550 cause=recipient", text.Escape([]byte(missing)))) {
+			!strings.Contains(got, want) {
 			t.Fatalf("%s%s", log, got)
+		}
+	}
+}
+
+// TestEximCutRecipients checks that a client cannot hide its recipients in arguments that Exim cuts.
+func TestEximCutRecipients(t *testing.T) {
+	for _, before := range []string{"(" + strings.Repeat("a", 98) + ")", "(" + strings.Repeat("a", 83) + ")", "(" + strings.Repeat("a", 200), `"` + strings.Repeat("p", 100) + `" `, strings.Repeat("p", 100) + " ",
+		"<@" + strings.Repeat("r", 120) + ":", "(" + strings.Repeat("x: ", 40) + ")", strings.Repeat("+", 100)} {
+		var log strings.Builder
+		for i := range 8 {
+			fmt.Fprintf(&log, "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT %s: Unrouteable address\n", clip(fmt.Appendf(nil, "%s<g%d@example.org>", before, i), maxArgument))
+		}
+		_, rec := read(ByName("exim"), []byte(log.String()))
+		got := rec.b.String()
+		rcpts := make(map[string]bool)
+		for line := range strings.Lines(got) {
+			if strings.Contains(line, "cause=recipient") {
+				rcpts[string(mailbox.AppendBase(nil, []byte(strings.Fields(line)[1]), '+'))] = true
+			}
+		}
+		if len(rcpts) != 8 || rec.kinds[smtp.EventMail] != 1 {
+			t.Errorf("%s: %d recipients:\n%s", before, len(rcpts), got)
 		}
 	}
 }

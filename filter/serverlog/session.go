@@ -2,6 +2,8 @@ package serverlog
 
 import (
 	"bytes"
+	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"unsafe"
@@ -217,6 +219,15 @@ func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause s
 		st.result, st.code, st.cause = resultOf(code), code, cause
 	}
 	s.add(st, smtpd.Argument(addr, maxPath), clip(reply, maxExample))
+}
+
+// incomplete returns a name for a recipient whose text in the log is incomplete. Different
+// recipients may have the same text, for example because a long comment precedes the addresses.
+// Therefore, each has its own name. The name is the same whenever the log is read.
+func (s *session) incomplete(at int64, text []byte) []byte {
+	h := fnv.New32a()
+	_, _ = fmt.Fprintf(h, "%s %d %d", s.key, at, s.count[smtp.VerbRcpt])
+	return fmt.Appendf(nil, "%08x...%s", h.Sum32(), clip(text, maxExample))
 }
 
 // message adds the end of a message that was accepted.
