@@ -743,6 +743,70 @@ func TestEximCutRecipients(t *testing.T) {
 	}
 }
 
+// TestSendmailArguments checks arguments of MAIL and RCPT that look like parts of other lines.
+// Sendmail writes an argument with an error as the client has sent it.
+func TestSendmailArguments(t *testing.T) {
+	parts := []string{"from=", "to=", "ruleset=", "check_rcpt", "milter=x", "AUTH=server", "STARTTLS=server", "connect", "Milter:", "(", ")", "<", ">", `"`, ", size=0", ", class=0, nrcpts=1", ", msgid=x", ", proto=ESMTP, daemon=MTA",
+		", relay=x [192.0.2.9]", "x [192.0.2.9]", "[192.0.2.9]", ", arg1=<y>", ", reject=550 5.7.1 x", ", action=helo", ", stat=Sent", ", authid=joe", "... User unknown", "g@example.org", ": VRFY x", " did not issue MAIL/EXPN/VRFY/ETRN", "@", "="}
+	reasons := []string{"User unknown", "Unbalanced '<'", `Unbalanced '"'`, "Unbalanced '('", "Invalid route address", "List:; syntax illegal for recipient addresses", "Hostname required",
+		"Relaying denied. IP name possibly forged [203.0.113.1]", "Colon illegal in host name part", "User address required"}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		argument := ""
+		for range 1 + random.IntN(12) {
+			argument += parts[random.IntN(len(parts))]
+		}
+		// A space outside quotes, comments and angle brackets ends the argument.
+		if first := strings.IndexAny(argument, ` ("<`); first >= 0 && argument[first] == ' ' {
+			argument = argument[:first]
+		}
+		reason := reasons[random.IntN(len(reasons))]
+		line := fmt.Sprintf("%s... %s", argument, reason)
+		ruleset := fmt.Sprintf("ruleset=check_rcpt, arg1=%[1]s, relay=[203.0.113.1], reject=550 5.7.1 %[1]s... Relaying denied", argument)
+		var log strings.Builder
+		log.WriteString("Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from [203.0.113.1]\n")
+		for _, text := range []string{line, ruleset, "from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]"} {
+			fmt.Fprintf(&log, "Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: %s\n", text)
+		}
+		_, rec := read(ByName("sendmail"), []byte(log.String()))
+		got := rec.b.String()
+		unknown := strings.Count(got, "cause=user")
+		if strings.Contains(got, "src=192.0.2.9") || strings.Count(got, "src=203.0.113.1:0") != 1 || (unknown == 1) != (reason == "User unknown") ||
+			strings.Count(got, "cause=relay") != 1 || rec.kinds[smtp.EventMail] != 1 || rec.kinds[smtp.EventRcpt] != unknown+1 ||
+			rec.kinds[smtp.EventFilter]+rec.kinds[smtp.EventAuth]+rec.kinds[smtp.EventCommit]+rec.kinds[smtp.EventHelo]+rec.kinds[smtp.EventTLS] > 0 {
+			t.Fatalf("%s%s", log.String(), got)
+		}
+	}
+}
+
+// TestSendmailUnknown checks arguments of all forms that Sendmail accepts. Sendmail removes the middle
+// of a long argument.
+func TestSendmailUnknown(t *testing.T) {
+	for _, form := range []string{"<g%d@example.org>", "g%d@example.org", "(c)<g%d@example.org>", "<g%d@example.org>(c)", "<g%d@example.org>x", `"phrase" <g%d@example.org>`,
+		"(" + strings.Repeat("a", 120) + ")<g%d@example.org>(" + strings.Repeat("b", 120) + ")"} {
+		var log strings.Builder
+		for i := range 8 {
+			argument := fmt.Sprintf(form, i)
+			if n := len(argument); n > shortened {
+				argument = argument[:100] + "..." + argument[n-100:]
+			}
+			fmt.Fprintf(&log, "Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: %s... User unknown\n", argument)
+		}
+		log.WriteString("Nov 29 07:40:02 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]\n")
+		_, rec := read(ByName("sendmail"), []byte(log.String()))
+		got := rec.b.String()
+		rcpts := make(map[string]bool)
+		for line := range strings.Lines(got) {
+			if strings.Contains(line, "cause=user") {
+				rcpts[line] = true
+			}
+		}
+		if len(rcpts) != 8 {
+			t.Errorf("%s: %d recipients:\n%s", form, len(rcpts), got)
+		}
+	}
+}
+
 // TestEximGreetings checks greetings and senders that look like parts of an Exim log line.
 func TestEximGreetings(t *testing.T) {
 	const (
