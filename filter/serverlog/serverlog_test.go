@@ -659,6 +659,44 @@ func TestCutLines(t *testing.T) {
 	}
 }
 
+// TestPostfixFields checks that a client cannot hide its recipients with text that looks like the
+// fields of a rejection. Postfix quotes the addresses in the fields, but not in the reply.
+func TestPostfixFields(t *testing.T) {
+	const tail = "; from=<> to=<%s> proto=ESMTP helo=<"
+	parts := []string{"; from=<>", " to=<x", " to=<x>", " to=<x@example.org>", " to=<g0@example.org>", " proto=ESMTP", " helo=<", ">", ">: ", "<", "; ", "x", `\"`, `\\`, "Recipient address rejected: User unknown",
+		fmt.Sprintf(tail, "z"), "z>: " + fmt.Sprintf(tail, "z"), "z>: Recipient address rejected: User unknown" + fmt.Sprintf(tail, "z"), "g0@example.org>: Relay access denied"}
+	random := rand.New(rand.NewPCG(1, 2))
+	text := func(most int) (b string) {
+		for range random.IntN(most) {
+			b += parts[random.IntN(len(parts))]
+		}
+		return b
+	}
+	for range 3000 {
+		sender, before, after, helo := `"`+text(5)+`"@b.example`, text(5), text(4), strings.ReplaceAll(text(6), `\`, "")
+		var log strings.Builder
+		for i := range 8 {
+			recipient := fmt.Sprintf(`"%sg%d%s"@example.org`, before, i, after)
+			line := fmt.Sprintf("NOQUEUE: reject: RCPT from unknown[203.0.113.1]:1025: 550 5.1.1 <%s>: Recipient address rejected: User unknown in local recipient table; from=<%s> to=<%s> proto=ESMTP helo=<x%s>", unquoted([]byte(recipient)), sender, recipient, helo)
+			if len(line) > 2000 {
+				t.Fatal(line)
+			}
+			fmt.Fprintf(&log, "Nov 29 07:40:00 mx postfix/smtpd[1]: %s\n", line)
+		}
+		_, rec := read(ByName("postfix"), []byte(log.String()))
+		got := rec.b.String()
+		rcpts := make(map[string]bool)
+		for line := range strings.Lines(got) {
+			if strings.Contains(line, "permfail 550 cause=user") {
+				rcpts[line] = true
+			}
+		}
+		if len(rcpts) != 8 || rec.kinds[smtp.EventMail] != 1 || !strings.Contains(got, "src=203.0.113.1:1025") {
+			t.Fatalf("%d recipients:\n%s%s", len(rcpts), log.String(), got)
+		}
+	}
+}
+
 // TestNames checks that Postfix's rejection of a mailbox in VRFY counts like that of a recipient.
 // Other rejections of VRFY are not evidence.
 func TestNames(t *testing.T) {
