@@ -342,35 +342,35 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	addr, rest, cut := cutRecipient(rest)
 	reason := bytes.TrimPrefix(rest, []byte(": "))
 	if cut {
-		addr = s.incomplete(at, addr)
+		addr = s.incomplete(at)
 	}
 	s.eximUser(at, fields)
 	s.mailAgain(at, sender)
 	s.rcptRefused(at, addr, code, reason, rejected)
 }
 
-// maxArgument is the number of bytes of RCPT's argument that Exim logs.
-const maxArgument = 100
+// eximArgument is the number of bytes of RCPT's argument that Exim logs.
+const eximArgument = 100
 
 // cutRecipient removes the argument of RCPT from the start of s. It returns the address in the
 // argument, and the rest of the line from the colon after the argument. cut reports whether Exim may
-// have removed the end of the argument. The returned address is then the argument.
+// have removed the end of the argument. The address is then unknown.
 func cutRecipient(s []byte) (addr, rest []byte, cut bool) {
 	addr, rest, ok := recipient(s)
-	if ok && len(s)-len(rest) < maxArgument {
+	if ok && len(s)-len(rest) < eximArgument {
 		return addr, rest, false
 	}
 	// Exim writes some bytes as a backslash and three octal digits. The client may send such text.
 	end := 0
-	for i := maxArgument; i+1 < len(s) && i <= 4*maxArgument; i += 3 {
-		if string(s[i:i+2]) == ": " && i <= maxArgument+3*len(octalEscape.FindAll(s[:i], -1)) {
+	for i := eximArgument; i+1 < len(s) && i <= 4*eximArgument; i += 3 {
+		if string(s[i:i+2]) == ": " && i <= eximArgument+3*len(octalEscape.FindAll(s[:i], -1)) {
 			end = i
 		}
 	}
 	if end > 0 {
-		return s[:end], s[end:], true
+		return nil, s[end:], true
 	}
-	return addr, rest, len(s)-len(rest) >= maxArgument
+	return addr, rest, len(s)-len(rest) >= eximArgument
 }
 
 var octalEscape = regexp.MustCompile(`\\[0-7]{3}`)

@@ -364,7 +364,7 @@ func TestLateReplies(t *testing.T) {
 // TestSize checks that the total size of long sessions that are still open is limited.
 func TestSize(t *testing.T) {
 	var log strings.Builder
-	name := strings.Repeat("x", 200)
+	name := strings.Repeat("x", 60)
 	const limit, size = 1 << 20, 64 << 10 // limit for all sessions, and size of one session
 	for i := range limit / (size / 2) {
 		for j := range 2 * size / len(name) {
@@ -659,6 +659,30 @@ func TestCutLines(t *testing.T) {
 	}
 }
 
+// TestLongRecipients checks that a client cannot hide its recipients by making them long.
+func TestLongRecipients(t *testing.T) {
+	for _, line := range []string{
+		"550 5.1.1 <%[1]s>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<%[1]s> proto=ESMTP helo=<x>",
+		"454 4.7.1 <%[1]s>: Relay access denied; from=<a@b.example> to=<%[1]s> proto=ESMTP helo=<x>",
+	} {
+		log := ""
+		for i := range 8 {
+			log += fmt.Sprintf("Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]:1025: "+line+"\n", fmt.Sprintf("%s%d@example.org", strings.Repeat("g", maxPath), i))
+		}
+		log += "Nov 29 07:40:01 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]:1025 ehlo=1 mail=1 rcpt=0/8 commands=2/10\n"
+		_, rec := read(ByName("postfix"), []byte(log))
+		rcpts := make(map[string]bool)
+		for line := range strings.Lines(rec.b.String()) {
+			if strings.HasPrefix(line, "   rcpt ") {
+				rcpts[strings.Fields(line)[1]] = true
+			}
+		}
+		if len(rcpts) != 8 {
+			t.Errorf("%d recipients:\n%s", len(rcpts), rec.b.String())
+		}
+	}
+}
+
 // TestPostfixFields checks that a client cannot hide its recipients with text that looks like the
 // fields of a rejection. Postfix quotes the addresses in the fields, but not in the reply.
 func TestPostfixFields(t *testing.T) {
@@ -741,10 +765,10 @@ func TestEximAddresses(t *testing.T) {
 			argument = pick(words) + pick(comments) + "=" + argument
 		}
 		want := fmt.Sprintf("<%s> permfail 550 cause=recipient", text.Escape([]byte(missing)))
-		if raw := escape.FindAllString(argument, -1); len(raw) >= maxArgument {
-			argument = strings.Join(raw[:maxArgument], "")
+		if raw := escape.FindAllString(argument, -1); len(raw) >= eximArgument {
+			argument = strings.Join(raw[:eximArgument], "")
 			want = "permfail 550 cause=recipient \"Unrouteable address\""
-		} else if len(argument) >= maxArgument {
+		} else if len(argument) >= eximArgument {
 			want = "permfail 550 cause=recipient \"Unrouteable address\""
 		}
 		log := "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" + addr + "> rejected RCPT " + argument + ": Unrouteable address\n" +
@@ -765,7 +789,7 @@ func TestEximCutRecipients(t *testing.T) {
 		"<@" + strings.Repeat("r", 120) + ":", "(" + strings.Repeat("x: ", 40) + ")", strings.Repeat("+", 100)} {
 		var log strings.Builder
 		for i := range 8 {
-			fmt.Fprintf(&log, "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT %s: Unrouteable address\n", clip(fmt.Appendf(nil, "%s<g%d@example.org>", before, i), maxArgument))
+			fmt.Fprintf(&log, "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT %s: Unrouteable address\n", clip(fmt.Appendf(nil, "%s<g%d@example.org>", before, i), eximArgument))
 		}
 		_, rec := read(ByName("exim"), []byte(log.String()))
 		got := rec.b.String()

@@ -214,6 +214,7 @@ func (s *session) mailFailed(at int64, sender []byte, code uint32, reply []byte,
 
 // rcpt adds a recipient. code is 0 if the recipient was accepted.
 func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause smtp.Cause, class uint8) {
+	addr = distinct(addr)
 	st := step{kind: smtp.EventRcpt, verb: smtp.VerbRcpt, result: smtp.ResultOK, class: class, at: at}
 	if code != 0 {
 		st.result, st.code, st.cause = resultOf(code), code, cause
@@ -224,10 +225,23 @@ func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause s
 // incomplete returns a name for a recipient whose text in the log is incomplete. Different
 // recipients may have the same text, for example because a long comment precedes the addresses.
 // Therefore, each has its own name. The name is the same whenever the log is read.
-func (s *session) incomplete(at int64, text []byte) []byte {
+func (s *session) incomplete(at int64) []byte {
+	return hashed(fmt.Appendf(nil, "%s %d %d", s.key, at, s.count[smtp.VerbRcpt]))
+}
+
+// distinct returns a name for an address that is too long to be stored. Different addresses have
+// different names, even if they begin alike.
+func distinct(addr []byte) []byte {
+	if len(addr) > maxPath {
+		return hashed(addr)
+	}
+	return addr
+}
+
+func hashed(text []byte) []byte {
 	h := fnv.New32a()
-	_, _ = fmt.Fprintf(h, "%s %d %d", s.key, at, s.count[smtp.VerbRcpt])
-	return fmt.Appendf(nil, "%08x...%s", h.Sum32(), clip(text, maxExample))
+	_, _ = h.Write(text)
+	return fmt.Appendf(nil, "%08x...", h.Sum32())
 }
 
 // message adds the end of a message that was accepted.
