@@ -342,7 +342,7 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	addr, rest, cut := cutRecipient(rest)
 	reason := bytes.TrimPrefix(rest, []byte(": "))
 	if cut {
-		addr = s.incomplete(at)
+		addr = incomplete(s, at)
 	}
 	s.eximUser(at, fields)
 	s.mailAgain(at, sender)

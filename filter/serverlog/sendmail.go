@@ -289,7 +289,7 @@ const shortened = 203
 // recipient returns the argument of RCPT without angle brackets.
 func (m *sendmail) recipient(l *maillog.Line, s *session, arg []byte) []byte {
 	if len(arg) >= shortened {
-		return s.incomplete(l.At)
+		return incomplete(s, l.At)
 	}
 	return bare(arg)
 }

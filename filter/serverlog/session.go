@@ -225,7 +225,7 @@ func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause s
 // incomplete returns a name for a recipient whose text in the log is incomplete. Different
 // recipients may have the same text, for example because a long comment precedes the addresses.
 // Therefore, each has its own name. The name is the same whenever the log is read.
-func (s *session) incomplete(at int64) []byte {
+func incomplete(s *session, at int64) []byte {
 	return hashed(fmt.Appendf(nil, "%s %d %d", s.key, at, s.count[smtp.VerbRcpt]))
 }
 
