@@ -97,7 +97,8 @@ func (m *sendmail) line(l *maillog.Line) verdict {
 }
 
 // afterRelay returns the text that follows a client at the start of s, or nil if there is no
-// client. A client has the form "NAME [ADDRESS]" or "[ADDRESS]". "USER@" may precede it.
+// client. A client has the form "NAME [ADDRESS]" or "[ADDRESS]". "USER@" may precede it, or
+// "IDENT:USER@" if the client's ident reply says that the user is not a user of the system.
 func afterRelay(s []byte) []byte {
 	i := bytes.IndexByte(s, '[')
 	j := bytes.IndexByte(s, ']')
@@ -105,7 +106,7 @@ func afterRelay(s []byte) []byte {
 		return nil
 	}
 	user, name := cutIdent(s[:i])
-	if n := len(name); bytes.ContainsAny(user, " \"<>,:") || n > 0 && (name[n-1] != ' ' || bytes.ContainsFunc(name[:n-1], notInName)) {
+	if n := len(name); bytes.ContainsAny(bytes.TrimPrefix(user, []byte("IDENT:")), " \"<>,:") || n > 0 && (name[n-1] != ' ' || bytes.ContainsFunc(name[:n-1], notInName)) {
 		return nil
 	}
 	return bytes.TrimPrefix(s[j+1:], []byte(" (may be forged)"))
