@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"scanwatch/filter/maillog"
 	"scanwatch/filter/smtpd"
@@ -53,6 +54,7 @@ var mailForms = []mailForm{
 	{"Sending \"", false, (*sendmail).unknownCommand, nil},
 	{"milter=", false, (*sendmail).milter, regexp.MustCompile(`^milter=[^ ,"(<]+, action=`).Match},
 	{"Milter: ", false, (*sendmail).milterHelo, nil},
+	{"--- ", false, (*sendmail).reply, nil},
 	{"rejecting commands from ", false, (*sendmail).early, nil},
 	{"rejecting server ", false, (*sendmail).early, nil},
 	{"lost input channel from ", false, (*sendmail).lost, nil},
@@ -119,8 +121,9 @@ func cutIdent(s []byte) (user, name []byte) {
 	return s[:i], s[i:]
 }
 
+// notInName reports whether Sendmail never writes r in the name of a client.
 func notInName(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-./^_`{|}~", r)
 }
 
 // session returns the session of the process that has written the line.
@@ -446,6 +449,10 @@ func (m *sendmail) milter(l *maillog.Line, id, rest []byte) {
 		m.messages.done(string(m.messages.key), false)
 	}
 }
+
+// reply ignores a line with a reply. With a LogLevel above 14, Sendmail logs all replies, and logs
+// errors twice.
+func (m *sendmail) reply(_ *maillog.Line, _, _ []byte) {}
 
 // milterHelo handles "helo=NAME, reject=TEXT". Other lines that begin with "Milter: " are ignored.
 func (m *sendmail) milterHelo(l *maillog.Line, _, rest []byte) {

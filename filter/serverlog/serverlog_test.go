@@ -261,6 +261,10 @@ func TestChosenText(t *testing.T) {
 		{"a user in front of the client", "sendmail",
 			"Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from root@[203.0.113.1]\nNov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: root@[203.0.113.1] did not issue MAIL/EXPN/VRFY/ETRN during connection to MTA",
 			"src=203.0.113.1:0 rdns= fcrdns=unknown", ""},
+		{"a client's name with other characters", "sendmail",
+			"Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: <g@example.org>... User unknown\nNov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=a/b~!#.example [203.0.113.1]\n" +
+				"Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: a/b~!#.example [203.0.113.1] did not issue MAIL/EXPN/VRFY/ETRN during connection to MTA",
+			"cause=user", ""},
 		{"a user of another system", "sendmail",
 			"Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: <g@example.org>... User unknown\nNov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=IDENT:x@mail.b.example [203.0.113.1] (may be forged)",
 			"cause=user", ""},
@@ -857,7 +861,8 @@ func TestSendmailUnknown(t *testing.T) {
 			}
 			fmt.Fprintf(&log, "Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: %s... User unknown\n", argument)
 		}
-		log.WriteString("Nov 29 07:40:02 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]\n")
+		log.WriteString("Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: --- 550 5.1.1 <g0@example.org>... User unknown\n" +
+			"Nov 29 07:40:02 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]\n")
 		_, rec := read(ByName("sendmail"), []byte(log.String()))
 		got := rec.b.String()
 		rcpts := make(map[string]bool)
