@@ -3,6 +3,7 @@ package serverlog
 import (
 	"bytes"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -338,40 +339,71 @@ func (x *exim) rcpt(at int64, s *session, line []byte) {
 	if temporary {
 		code = 451
 	}
-	addr, rest := cutRecipient(rest)
+	addr, rest, cut := cutRecipient(rest)
 	reason := bytes.TrimPrefix(rest, []byte(": "))
+	if cut {
+		addr = incomplete(s, at)
+	}
 	s.eximUser(at, fields)
 	s.mailAgain(at, sender)
 	s.rcptRefused(at, addr, code, reason, rejected)
 }
 
+// eximArgument is the number of bytes of RCPT's argument that Exim logs.
+const eximArgument = 100
+
 // cutRecipient removes the argument of RCPT from the start of s. It returns the address in the
-// argument, and the rest of the line from the colon after the argument. Exim logs the argument as
-// the client has sent it. Angle brackets are optional, and Exim accepts a phrase before them. Exim
-// also accepts comments, in which quotation marks have no meaning (RFC 5322 section 3.2.2).
-func cutRecipient(s []byte) (addr, rest []byte) {
-	open, done := false, false
+// argument, and the rest of the line from the colon after the argument. cut reports whether Exim may
+// have removed the end of the argument. The address is then unknown.
+func cutRecipient(s []byte) (addr, rest []byte, cut bool) {
+	addr, rest, ok := recipient(s)
+	if ok && len(s)-len(rest) < eximArgument {
+		return addr, rest, false
+	}
+	// Exim writes some bytes as a backslash and three octal digits. The client may send such text.
+	end := 0
+	for i := eximArgument; i+1 < len(s) && i <= 4*eximArgument; i += 3 {
+		if string(s[i:i+2]) == ": " && i <= eximArgument+3*len(octalEscape.FindAll(s[:i], -1)) {
+			end = i
+		}
+	}
+	if end > 0 {
+		return nil, s[end:], true
+	}
+	return addr, rest, len(s)-len(rest) >= eximArgument
+}
+
+var octalEscape = regexp.MustCompile(`\\[0-7]{3}`)
+
+// recipient parses the argument at the start of s. Exim logs the argument as the client has sent it.
+// Angle brackets are optional, and Exim accepts a phrase before them. Exim also accepts comments, in
+// which quotation marks have no meaning (RFC 5322 section 3.2.2). Exim accepts an argument that ends
+// inside a comment. The last colon and space then end the argument, and ok is false.
+func recipient(s []byte) (addr, rest []byte, ok bool) {
+	open, done, ok := false, false, true
 	for len(s) > 0 {
 		n := element(s)
 		switch c := s[0]; {
 		case c == '(':
-			n = comment(s)
+			if n = comment(s); n == 0 {
+				n, ok = max(bytes.LastIndex(s, []byte(": ")), 1), false
+			}
 		case c == '<':
 			addr, open = addr[:0], true
 		case c == '>':
 			open, done = false, true
 		case c == ':' && !open:
-			return addr, s
+			return addr, s, ok
 		case !done:
 			addr = append(addr, s[:n]...)
 		}
 		s = s[n:]
 	}
-	return addr, nil
+	return addr, nil, false
 }
 
-// comment returns the length of the comment at the start of s. Comments may be nested. Exim accepts
-// an argument that ends inside a comment. The last colon and space then end the argument.
+// comment returns the length of the comment at the start of s, or 0 if the comment has no end.
+// Comments may be nested.
 func comment(s []byte) int {
 	depth := 0
 	for i := 0; i < len(s); i++ {
@@ -386,7 +418,7 @@ func comment(s []byte) int {
 			}
 		}
 	}
-	return max(bytes.LastIndex(s, []byte(": ")), 1)
+	return 0
 }
 
 // eximUser stores the user in the field A=.

@@ -3,6 +3,7 @@ package serverlog
 import (
 	"bytes"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strconv"
 
@@ -391,8 +392,8 @@ type rejection struct {
 }
 
 // parseRejection parses "RCPT from CLIENT: 550 5.1.1 <ARG>: TEXT; from=<> to=<> proto= helo=<>".
-// Addresses may contain any text that a client chooses. Therefore, the fields are parsed from the
-// end of the line.
+// Addresses may contain any text that a client chooses. If the reply does not contain the recipient,
+// the fields are parsed from the end of the line.
 func parseRejection(s []byte) (r rejection, ok bool) {
 	command, rest, ok := bytes.Cut(s, []byte(" from "))
 	if !ok {
@@ -410,6 +411,9 @@ func parseRejection(s []byte) (r rejection, ok bool) {
 		r.code = r.code*10 + uint32(c-'0')
 	}
 	rest = bytes.TrimLeft(rest[3:], " ")
+	if r.fields(rest) {
+		return r, r.code >= 400 && r.code < 600
+	}
 	rest, r.helo, _ = cutField(rest, " helo=<")
 	if i := bytes.LastIndex(rest, []byte(" proto=")); i >= 0 {
 		rest, r.proto = bytes.TrimSuffix(rest[:i], comma), bytes.TrimSuffix(rest[i+len(" proto="):], comma)
@@ -421,6 +425,40 @@ func parseRejection(s []byte) (r rejection, ok bool) {
 		r.cut()
 	}
 	return r, r.code >= 400 && r.code < 600
+}
+
+// afterTo matches the fields that follow the recipient.
+var afterTo = regexp.MustCompile(`^>,? proto=([A-Z]+),? helo=<`)
+
+// fields sets the reply and the fields if the recipient is also in the reply. The client chooses the
+// sender, recipient and greeting, which may look like other fields. The field with the longest
+// recipient that is also in the reply is genuine.
+func (r *rejection) fields(s []byte) (found bool) {
+	for i := 0; ; i++ {
+		next := bytes.Index(s[i:], []byte(" to=<"))
+		if next < 0 {
+			return found
+		}
+		i += next
+		addr := s[i+len(" to=<"):]
+		addr = addr[:outside(addr, '>')]
+		proto := afterTo.FindSubmatch(s[i+len(" to=<")+len(addr):])
+		if proto == nil || found && len(addr) <= len(r.recipient) {
+			continue
+		}
+		one := rejection{reply: s[:i], recipient: addr}
+		text := one.text()
+		from := bytes.Index(text, []byte(" from=<"))
+		if from < 0 {
+			continue
+		}
+		from += i - len(text)
+		found = true
+		r.reply = bytes.TrimSuffix(bytes.TrimSuffix(s[:from], comma), []byte(";"))
+		r.recipient, r.proto, r.hasSender = addr, proto[1], true
+		r.sender = bytes.TrimSuffix(bytes.TrimSuffix(s[from+len(" from=<"):i], comma), []byte(">"))
+		r.helo = bytes.TrimSuffix(s[i+len(" to=<")+len(addr)+len(proto[0]):], []byte(">"))
+	}
 }
 
 // cut handles a line whose end is missing. Postfix cuts a line after about 2,000 bytes, so a client
@@ -487,6 +525,7 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	if !milter {
 		cause = r.cause()
 	}
+	r.recipient = distinct(r.recipient)
 	switch {
 	case string(r.command) == "VRFY" && cause == smtp.CauseUser: // the client has asked for a mailbox
 		s.add(step{kind: smtp.EventRcpt, verb: smtp.VerbNames, result: resultOf(r.code), code: r.code, cause: cause, class: rejected, at: l.At},

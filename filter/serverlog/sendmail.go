@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"scanwatch/filter/maillog"
 	"scanwatch/filter/smtpd"
@@ -36,27 +37,38 @@ type mailForm struct {
 	text   string
 	inside bool
 	read   func(m *sendmail, l *maillog.Line, id, rest []byte)
+	// genuine, if set, reports whether the line is not "ADDRESS... REASON". Sendmail writes such a
+	// line for an error in MAIL or RCPT. The client chooses the address, which may look like the
+	// start of another line. The client cannot choose the end of the line. It cannot choose spaces
+	// either, except in quotes, comments and angle brackets.
+	genuine func(rest []byte) bool
 }
 
 var mailForms = []mailForm{
-	{"connect from ", false, (*sendmail).connect},
-	{"ruleset=", false, (*sendmail).ruleset},
-	{"from=", false, (*sendmail).from},
-	{"to=", false, (*sendmail).to},
-	{"AUTH failure (", false, (*sendmail).authFailure},
-	{"AUTH=server, ", false, (*sendmail).authenticated},
-	{"STARTTLS=server, ", false, (*sendmail).startTLS},
-	{"Sending \"", false, (*sendmail).unknownCommand},
-	{"milter=", false, (*sendmail).milter},
-	{"Milter: helo=", false, (*sendmail).milterHelo},
-	{"rejecting commands from ", false, (*sendmail).early},
-	{"rejecting server ", false, (*sendmail).early},
-	{"lost input channel from ", false, (*sendmail).lost},
-	{" did not issue MAIL/EXPN/VRFY/ETRN", true, (*sendmail).noMail},
-	{": probable open proxy: command=", true, (*sendmail).proxy},
-	{": VRFY ", true, (*sendmail).names},
-	{": EXPN ", true, (*sendmail).names},
-	{"<", false, (*sendmail).userUnknown},
+	{"connect from ", false, (*sendmail).connect, nil},
+	{"ruleset=", false, (*sendmail).ruleset, regexp.MustCompile(`^ruleset=[0-9a-z_]+, arg1=`).Match},
+	{"from=", false, (*sendmail).from, endsWithRelay},
+	{"AUTH failure (", false, (*sendmail).authFailure, nil},
+	{"AUTH=server, ", false, (*sendmail).authenticated, nil},
+	{"STARTTLS=server, ", false, (*sendmail).startTLS, nil},
+	{"Sending \"", false, (*sendmail).unknownCommand, nil},
+	{"milter=", false, (*sendmail).milter, regexp.MustCompile(`^milter=[^ ,"(<]+, action=`).Match},
+	{"Milter: ", false, (*sendmail).milterHelo, nil},
+	{"--- ", false, (*sendmail).reply, nil},
+	{"rejecting commands from ", false, (*sendmail).early, nil},
+	{"rejecting server ", false, (*sendmail).early, nil},
+	{"lost input channel from ", false, (*sendmail).lost, nil},
+	{" did not issue MAIL/EXPN/VRFY/ETRN", true, (*sendmail).noMail, nil},
+	{": probable open proxy: command=", true, (*sendmail).proxy, nil},
+	{": VRFY ", true, (*sendmail).names, nil},
+	{": EXPN ", true, (*sendmail).names, nil},
+}
+
+// endsWithRelay reports whether a line ends with ", relay=" and a client.
+func endsWithRelay(rest []byte) bool {
+	relay := field(rest, "relay=")
+	end := afterRelay(relay)
+	return end != nil && len(end) == 0 && relayOf(relay).IsValid() && bytes.HasSuffix(rest, relay)
 }
 
 func (m *sendmail) line(l *maillog.Line) verdict {
@@ -72,16 +84,23 @@ func (m *sendmail) line(l *maillog.Line) verdict {
 		case f.inside && bytes.HasPrefix(after, []byte(f.text)):
 			f.read(m, l, id, rest)
 			return used
-		case !f.inside && len(rest) > len(f.text) && string(rest[:len(f.text)]) == f.text:
+		case !f.inside && len(rest) > len(f.text) && string(rest[:len(f.text)]) == f.text && (f.genuine == nil || f.genuine(rest)):
 			f.read(m, l, id, rest[len(f.text):])
 			return used
 		}
+	}
+	// Only Sendmail can write about the delivery of a message that the client has sent.
+	if list, ok := bytes.CutPrefix(rest, []byte("to=")); ok && m.messages.get(l.Host, id) != nil {
+		m.to(l, id, list)
+	} else if addr, ok := bytes.CutSuffix(rest, []byte("... User unknown")); ok {
+		m.userUnknown(l, addr)
 	}
 	return used // Sendmail writes many other lines
 }
 
 // afterRelay returns the text that follows a client at the start of s, or nil if there is no
-// client. A client has the form "NAME [ADDRESS]" or "[ADDRESS]". "USER@" may precede it.
+// client. A client has the form "NAME [ADDRESS]" or "[ADDRESS]". "USER@" may precede it, or
+// "IDENT:USER@" if the client's ident reply says that the user is not a user of the system.
 func afterRelay(s []byte) []byte {
 	i := bytes.IndexByte(s, '[')
 	j := bytes.IndexByte(s, ']')
@@ -89,7 +108,7 @@ func afterRelay(s []byte) []byte {
 		return nil
 	}
 	user, name := cutIdent(s[:i])
-	if n := len(name); bytes.ContainsAny(user, " \"<>,:") || n > 0 && (name[n-1] != ' ' || bytes.ContainsFunc(name[:n-1], notInName)) {
+	if n := len(name); bytes.ContainsAny(bytes.TrimPrefix(user, []byte("IDENT:")), " \"<>,:") || n > 0 && (name[n-1] != ' ' || bytes.ContainsFunc(name[:n-1], notInName)) {
 		return nil
 	}
 	return bytes.TrimPrefix(s[j+1:], []byte(" (may be forged)"))
@@ -102,8 +121,9 @@ func cutIdent(s []byte) (user, name []byte) {
 	return s[:i], s[i:]
 }
 
+// notInName reports whether Sendmail never writes r in the name of a client.
 func notInName(r rune) bool {
-	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '-' && r != '_'
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-./^_`{|}~", r)
 }
 
 // session returns the session of the process that has written the line.
@@ -204,32 +224,27 @@ var mailRefusals = []struct {
 	{"User unknown", smtp.CauseUser},
 }
 
-// quotedArg matches a line that contains an address with a quoted local part and no other text
-// chosen by the client. A quoted local part may contain the names of fields.
-var quotedArg = regexp.MustCompile(`^[a-z_]+, arg1=(<"(?:[^"\\]|\\.)*"@[0-9A-Za-z.-]+>), relay=`)
+// relayReject matches the text between the argument of a rule set and the reply.
+var relayReject = regexp.MustCompile(`, relay=([^,]*\[[0-9A-Za-z.:]+\](?: \(may be forged\))?), reject=`)
 
-// ruleset handles "check_rcpt, arg1=<ADDRESS>, relay=CLIENT, reject=550 5.7.1 TEXT".
+// ruleset handles "check_rcpt, arg1=<ADDRESS>, relay=CLIENT, reject=550 5.7.1 <ADDRESS>... TEXT".
+// The client chooses the address, which may contain the names of fields. The line contains the
+// address twice, so the genuine fields are in the middle.
 func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
-	quoted := quotedArg.FindSubmatch(rest)
-	if quoted != nil {
-		rest = bytes.ReplaceAll(rest, quoted[1], nil)
+	all := relayReject.FindAllSubmatchIndex(rest, -1)
+	if len(all)%2 == 0 {
+		return
 	}
-	i := bytes.Index(rest, []byte(", reject="))
-	if i < 0 || bytes.Count(rest, []byte(", relay=")) != 1 {
-		return // the address contains such a name
+	at := all[len(all)/2]
+	head, reply := rest[:at[0]], rest[at[1]:]
+	name, arg, _ := bytes.Cut(head, []byte(", arg1="))
+	if len(all) > 1 && !bytes.Contains(reply, append(bytes.Clone(arg), "... "...)) {
+		return
 	}
-	head, reply := rest[:i], rest[i+len(", reject="):]
-	s := m.client(l, field(head, "relay="))
+	s := m.client(l, rest[at[2]:at[3]])
 	code := codeOf(reply)
 	if code == 0 {
 		return
-	}
-	name, arg, _ := bytes.Cut(head, []byte(", arg1="))
-	if j := bytes.LastIndex(arg, []byte(", relay=")); j >= 0 {
-		arg = arg[:j]
-	}
-	if quoted != nil {
-		arg = quoted[1]
 	}
 	text := bytes.TrimLeft(reply[3:], " ")
 	switch string(name) {
@@ -244,7 +259,7 @@ func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
 		if cause == smtp.CauseFilter {
 			s.policy(l.At, smtp.PhaseRcptTo, reply)
 		}
-		s.rcpt(l.At, bare(arg), code, text, cause, unsent)
+		s.rcpt(l.At, m.recipient(l, s, arg), code, text, cause, unsent)
 	case "check_mail":
 		s.policy(l.At, smtp.PhaseMailFrom, reply)
 		s.mailFailed(l.At, bare(arg), code, text, smtp.CauseFilter)
@@ -272,21 +287,32 @@ func codeOf(reply []byte) (code uint32) {
 	return code
 }
 
-func (m *sendmail) userUnknown(l *maillog.Line, _, rest []byte) {
-	if addr, ok := bytes.CutSuffix(rest, []byte(">... User unknown")); ok {
-		m.session(l).rcpt(l.At, addr, 550, []byte("5.1.1 User unknown"), smtp.CauseUser, unsent)
+// shortened is the length of an address in the log if Sendmail has removed the middle.
+const shortened = 203
+
+// recipient returns the argument of RCPT without angle brackets.
+func (m *sendmail) recipient(l *maillog.Line, s *session, arg []byte) []byte {
+	if len(arg) >= shortened {
+		return incomplete(s, l.At)
 	}
+	return bare(arg)
+}
+
+// userUnknown handles "ARGUMENT... User unknown". The argument is the text that the client has sent
+// after "RCPT TO:", with or without angle brackets.
+func (m *sendmail) userUnknown(l *maillog.Line, arg []byte) {
+	s := m.session(l)
+	s.rcpt(l.At, m.recipient(l, s, arg), 550, []byte("5.1.1 User unknown"), smtp.CauseUser, unsent)
 }
 
 // from handles a line at the end of a transaction: "<SENDER>, size=18, class=0, nrcpts=1, msgid=<>,
 // proto=ESMTP, daemon=MTA, relay=CLIENT". If msgid is missing, the client has sent no message.
 func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 	i := bytes.Index(rest, []byte(", size="))
-	relay := field(rest, "relay=")
-	if i < 0 || bytes.HasSuffix(relay, []byte("@localhost")) {
+	if i < 0 {
 		return
 	}
-	s := m.client(l, relay)
+	s := m.client(l, field(rest, "relay="))
 	sender := bare(rest[:i])
 	last := len(s.steps)
 	first := last
@@ -366,8 +392,8 @@ func (m *sendmail) authFailure(l *maillog.Line, _, rest []byte) {
 }
 
 func (m *sendmail) authenticated(l *maillog.Line, _, rest []byte) {
-	rest = append([]byte(", "), rest...)
-	s := m.client(l, field(rest, "relay="))
+	relay, _, _ := bytes.Cut(bytes.TrimPrefix(rest, []byte("relay=")), []byte(", "))
+	s := m.client(l, relay)
 	s.login(l.At, field(rest, "authid="), smtp.ResultPass)
 }
 
@@ -409,11 +435,11 @@ var milterPhases = map[string]smtp.Phase{
 
 // milter handles "NAME, action=ACTION, reject=554 5.7.1 TEXT".
 func (m *sendmail) milter(l *maillog.Line, id, rest []byte) {
-	_, reply, ok := bytes.Cut(rest, []byte(", reject="))
+	head, reply, ok := bytes.Cut(rest, []byte(", reject="))
 	if !ok {
 		return
 	}
-	phase, known := milterPhases[string(field(rest, "action="))]
+	phase, known := milterPhases[string(field(head, "action="))]
 	if !known {
 		return
 	}
@@ -424,9 +450,15 @@ func (m *sendmail) milter(l *maillog.Line, id, rest []byte) {
 	}
 }
 
+// reply ignores a line with a reply. With a LogLevel above 14, Sendmail logs all replies, and logs
+// errors twice.
+func (m *sendmail) reply(_ *maillog.Line, _, _ []byte) {}
+
+// milterHelo handles "helo=NAME, reject=TEXT". Other lines that begin with "Milter: " are ignored.
 func (m *sendmail) milterHelo(l *maillog.Line, _, rest []byte) {
-	if i := bytes.LastIndex(rest, []byte(", reject=")); i > 0 {
-		m.session(l).greet(l.At, rest[:i], smtp.VerbEhlo)
+	name, ok := bytes.CutPrefix(rest, []byte("helo="))
+	if i := bytes.LastIndex(name, []byte(", reject=")); ok && i > 0 {
+		m.session(l).greet(l.At, name[:i], smtp.VerbEhlo)
 	}
 }
 

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"scanwatch/filter/maillog"
+	"scanwatch/internal/mailbox"
 	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 )
@@ -259,6 +261,13 @@ func TestChosenText(t *testing.T) {
 		{"a user in front of the client", "sendmail",
 			"Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from root@[203.0.113.1]\nNov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: root@[203.0.113.1] did not issue MAIL/EXPN/VRFY/ETRN during connection to MTA",
 			"src=203.0.113.1:0 rdns= fcrdns=unknown", ""},
+		{"a client's name with other characters", "sendmail",
+			"Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: <g@example.org>... User unknown\nNov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=a/b~!#.example [203.0.113.1]\n" +
+				"Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: a/b~!#.example [203.0.113.1] did not issue MAIL/EXPN/VRFY/ETRN during connection to MTA",
+			"cause=user", ""},
+		{"a user of another system", "sendmail",
+			"Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: <g@example.org>... User unknown\nNov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=IDENT:x@mail.b.example [203.0.113.1] (may be forged)",
+			"cause=user", ""},
 		{"a user in front of the client's name", "sendmail",
 			"Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from a@b@mail.b.example [203.0.113.1]", "rdns=mail.b.example fcrdns=pass", ""},
 		{"a login on the line of the greeting", "icewarp",
@@ -362,7 +371,7 @@ func TestLateReplies(t *testing.T) {
 // TestSize checks that the total size of long sessions that are still open is limited.
 func TestSize(t *testing.T) {
 	var log strings.Builder
-	name := strings.Repeat("x", 200)
+	name := strings.Repeat("x", 60)
 	const limit, size = 1 << 20, 64 << 10 // limit for all sessions, and size of one session
 	for i := range limit / (size / 2) {
 		for j := range 2 * size / len(name) {
@@ -657,6 +666,68 @@ func TestCutLines(t *testing.T) {
 	}
 }
 
+// TestLongRecipients checks that a client cannot hide its recipients by making them long.
+func TestLongRecipients(t *testing.T) {
+	for _, line := range []string{
+		"550 5.1.1 <%[1]s>: Recipient address rejected: User unknown in local recipient table; from=<a@b.example> to=<%[1]s> proto=ESMTP helo=<x>",
+		"454 4.7.1 <%[1]s>: Relay access denied; from=<a@b.example> to=<%[1]s> proto=ESMTP helo=<x>",
+	} {
+		log := ""
+		for i := range 8 {
+			log += fmt.Sprintf("Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]:1025: "+line+"\n", fmt.Sprintf("%s%d@example.org", strings.Repeat("g", maxPath), i))
+		}
+		log += "Nov 29 07:40:01 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]:1025 ehlo=1 mail=1 rcpt=0/8 commands=2/10\n"
+		_, rec := read(ByName("postfix"), []byte(log))
+		rcpts := make(map[string]bool)
+		for line := range strings.Lines(rec.b.String()) {
+			if strings.HasPrefix(line, "   rcpt ") {
+				rcpts[strings.Fields(line)[1]] = true
+			}
+		}
+		if len(rcpts) != 8 {
+			t.Errorf("%d recipients:\n%s", len(rcpts), rec.b.String())
+		}
+	}
+}
+
+// TestPostfixFields checks that a client cannot hide its recipients with text that looks like the
+// fields of a rejection. Postfix quotes the addresses in the fields, but not in the reply.
+func TestPostfixFields(t *testing.T) {
+	const tail = "; from=<> to=<%s> proto=ESMTP helo=<"
+	parts := []string{"; from=<>", " to=<x", " to=<x>", " to=<x@example.org>", " to=<g0@example.org>", " proto=ESMTP", " helo=<", ">", ">: ", "<", "; ", "x", `\"`, `\\`, "Recipient address rejected: User unknown",
+		fmt.Sprintf(tail, "z"), "z>: " + fmt.Sprintf(tail, "z"), "z>: Recipient address rejected: User unknown" + fmt.Sprintf(tail, "z"), "g0@example.org>: Relay access denied"}
+	random := rand.New(rand.NewPCG(1, 2))
+	text := func(most int) (b string) {
+		for range random.IntN(most) {
+			b += parts[random.IntN(len(parts))]
+		}
+		return b
+	}
+	for range 3000 {
+		sender, before, after, helo := `"`+text(5)+`"@b.example`, text(5), text(4), strings.ReplaceAll(text(6), `\`, "")
+		var log strings.Builder
+		for i := range 8 {
+			recipient := fmt.Sprintf(`"%sg%d%s"@example.org`, before, i, after)
+			line := fmt.Sprintf("NOQUEUE: reject: RCPT from unknown[203.0.113.1]:1025: 550 5.1.1 <%s>: Recipient address rejected: User unknown in local recipient table; from=<%s> to=<%s> proto=ESMTP helo=<x%s>", unquoted([]byte(recipient)), sender, recipient, helo)
+			if len(line) > 2000 {
+				t.Fatal(line)
+			}
+			fmt.Fprintf(&log, "Nov 29 07:40:00 mx postfix/smtpd[1]: %s\n", line)
+		}
+		_, rec := read(ByName("postfix"), []byte(log.String()))
+		got := rec.b.String()
+		rcpts := make(map[string]bool)
+		for line := range strings.Lines(got) {
+			if strings.Contains(line, "permfail 550 cause=user") {
+				rcpts[line] = true
+			}
+		}
+		if len(rcpts) != 8 || rec.kinds[smtp.EventMail] != 1 || !strings.Contains(got, "src=203.0.113.1:1025") {
+			t.Fatalf("%d recipients:\n%s%s", len(rcpts), log.String(), got)
+		}
+	}
+}
+
 // TestNames checks that Postfix's rejection of a mailbox in VRFY counts like that of a recipient.
 // Other rejections of VRFY are not evidence.
 func TestNames(t *testing.T) {
@@ -675,11 +746,12 @@ func TestNames(t *testing.T) {
 }
 
 // TestEximAddresses checks senders and recipients of all forms that Exim accepts. Exim logs the sender
-// without its comments, and the recipient as the client has sent it.
+// without its comments, and the first 100 bytes of the recipient as the client has sent it.
 func TestEximAddresses(t *testing.T) {
 	words := []string{"a", `\"`, `\\`, `\ `, `\>`, `\(`, `\:`, `""`, `" "`, `" H=x [192.0.2.9]:1 "`, `"\""`, `"\\"`, `"\\\" H=[192.0.2.9]:2 "`,
 		`"> A=plain:joe rejected RCPT <z>: relay not permitted"`, `"("`, `">: "`, `\303\251`}
-	comments := []string{"", "", `(")`, `(\))`, `(())`, `(>: relay not=permitted)`, `(\")`}
+	comments := []string{"", "", `(")`, `(\))`, `(())`, `(>: relay not=permitted)`, `(\")`, `(: sender \303\251)`, "(" + strings.Repeat("x", 70) + ")", "(" + strings.Repeat("x: ", 33) + ")"}
+	escape := regexp.MustCompile(`\\[0-7]{3}|.`)
 	random := rand.New(rand.NewPCG(1, 2))
 	pick := func(of []string) string { return of[random.IntN(len(of))] }
 	for i := range 5000 {
@@ -699,14 +771,108 @@ func TestEximAddresses(t *testing.T) {
 		case 1:
 			argument = pick(words) + pick(comments) + "=" + argument
 		}
+		want := fmt.Sprintf("<%s> permfail 550 cause=recipient", text.Escape([]byte(missing)))
+		if raw := escape.FindAllString(argument, -1); len(raw) >= eximArgument {
+			argument = strings.Join(raw[:eximArgument], "")
+			want = "permfail 550 cause=recipient \"Unrouteable address\""
+		} else if len(argument) >= eximArgument {
+			want = "permfail 550 cause=recipient \"Unrouteable address\""
+		}
 		log := "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<" + addr + "> rejected RCPT " + argument + ": Unrouteable address\n" +
 			"2026-11-29 07:50:04 1vPAAA-000000001-0001 <= " + addr + " H=(x) [203.0.113.1]:40002 P=esmtp S=1204\n"
 		_, rec := read(ByName("exim"), []byte(log))
 		got := rec.b.String()
 		if strings.Count(got, "== ") != 1 || !strings.Contains(got, "src=203.0.113.1:40002") || strings.Contains(got, "auth") || rec.kinds[smtp.EventCommit] != 1 ||
 			strings.Count(got, fmt.Sprintf("<%s> ok", text.Escape([]byte(addr)))) != 2 ||
-			!strings.Contains(got, fmt.Sprintf("<%s> permfail 550 cause=recipient", text.Escape([]byte(missing)))) {
+			!strings.Contains(got, want) {
 			t.Fatalf("%s%s", log, got)
+		}
+	}
+}
+
+// TestEximCutRecipients checks that a client cannot hide its recipients in arguments that Exim cuts.
+func TestEximCutRecipients(t *testing.T) {
+	for _, before := range []string{"(" + strings.Repeat("a", 98) + ")", "(" + strings.Repeat("a", 83) + ")", "(" + strings.Repeat("a", 200), `"` + strings.Repeat("p", 100) + `" `, strings.Repeat("p", 100) + " ",
+		"<@" + strings.Repeat("r", 120) + ":", "(" + strings.Repeat("x: ", 40) + ")", strings.Repeat("+", 100)} {
+		var log strings.Builder
+		for i := range 8 {
+			fmt.Fprintf(&log, "2026-11-29 07:50:03 H=(x) [203.0.113.1]:40002 F=<a@b.example> rejected RCPT %s: Unrouteable address\n", clip(fmt.Appendf(nil, "%s<g%d@example.org>", before, i), eximArgument))
+		}
+		_, rec := read(ByName("exim"), []byte(log.String()))
+		got := rec.b.String()
+		rcpts := make(map[string]bool)
+		for line := range strings.Lines(got) {
+			if strings.Contains(line, "cause=recipient") {
+				rcpts[string(mailbox.AppendBase(nil, []byte(strings.Fields(line)[1]), '+'))] = true
+			}
+		}
+		if len(rcpts) != 8 || rec.kinds[smtp.EventMail] != 1 {
+			t.Errorf("%s: %d recipients:\n%s", before, len(rcpts), got)
+		}
+	}
+}
+
+// TestSendmailArguments checks arguments of MAIL and RCPT that look like parts of other lines.
+// Sendmail writes an argument with an error as the client has sent it.
+func TestSendmailArguments(t *testing.T) {
+	parts := []string{"from=", "to=", "ruleset=", "check_rcpt", "milter=x", "AUTH=server", "STARTTLS=server", "connect", "Milter:", "(", ")", "<", ">", `"`, ", size=0", ", class=0, nrcpts=1", ", msgid=x", ", proto=ESMTP, daemon=MTA",
+		", relay=x [192.0.2.9]", "x [192.0.2.9]", "[192.0.2.9]", ", arg1=<y>", ", reject=550 5.7.1 x", ", action=helo", ", stat=Sent", ", authid=joe", "... User unknown", "g@example.org", ": VRFY x", " did not issue MAIL/EXPN/VRFY/ETRN", "@", "="}
+	reasons := []string{"User unknown", "Unbalanced '<'", `Unbalanced '"'`, "Unbalanced '('", "Invalid route address", "List:; syntax illegal for recipient addresses", "Hostname required",
+		"Relaying denied. IP name possibly forged [203.0.113.1]", "Colon illegal in host name part", "User address required"}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 20_000 {
+		argument := ""
+		for range 1 + random.IntN(12) {
+			argument += parts[random.IntN(len(parts))]
+		}
+		// A space outside quotes, comments and angle brackets ends the argument.
+		if first := strings.IndexAny(argument, ` ("<`); first >= 0 && argument[first] == ' ' {
+			argument = argument[:first]
+		}
+		reason := reasons[random.IntN(len(reasons))]
+		line := fmt.Sprintf("%s... %s", argument, reason)
+		ruleset := fmt.Sprintf("ruleset=check_rcpt, arg1=%[1]s, relay=[203.0.113.1], reject=550 5.7.1 %[1]s... Relaying denied", argument)
+		var log strings.Builder
+		log.WriteString("Nov 29 07:40:00 mx sm-mta[1]: NOQUEUE: connect from [203.0.113.1]\n")
+		for _, text := range []string{line, ruleset, "from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]"} {
+			fmt.Fprintf(&log, "Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: %s\n", text)
+		}
+		_, rec := read(ByName("sendmail"), []byte(log.String()))
+		got := rec.b.String()
+		unknown := strings.Count(got, "cause=user")
+		if strings.Contains(got, "src=192.0.2.9") || strings.Count(got, "src=203.0.113.1:0") != 1 || (unknown == 1) != (reason == "User unknown") ||
+			strings.Count(got, "cause=relay") != 1 || rec.kinds[smtp.EventMail] != 1 || rec.kinds[smtp.EventRcpt] != unknown+1 ||
+			rec.kinds[smtp.EventFilter]+rec.kinds[smtp.EventAuth]+rec.kinds[smtp.EventCommit]+rec.kinds[smtp.EventHelo]+rec.kinds[smtp.EventTLS] > 0 {
+			t.Fatalf("%s%s", log.String(), got)
+		}
+	}
+}
+
+// TestSendmailUnknown checks arguments of all forms that Sendmail accepts. Sendmail removes the middle
+// of a long argument.
+func TestSendmailUnknown(t *testing.T) {
+	for _, form := range []string{"<g%d@example.org>", "g%d@example.org", "(c)<g%d@example.org>", "<g%d@example.org>(c)", "<g%d@example.org>x", `"phrase" <g%d@example.org>`,
+		"(" + strings.Repeat("a", 120) + ")<g%d@example.org>(" + strings.Repeat("b", 120) + ")"} {
+		var log strings.Builder
+		for i := range 8 {
+			argument := fmt.Sprintf(form, i)
+			if n := len(argument); n > shortened {
+				argument = argument[:100] + "..." + argument[n-100:]
+			}
+			fmt.Fprintf(&log, "Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: %s... User unknown\n", argument)
+		}
+		log.WriteString("Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: --- 550 5.1.1 <g0@example.org>... User unknown\n" +
+			"Nov 29 07:40:02 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]\n")
+		_, rec := read(ByName("sendmail"), []byte(log.String()))
+		got := rec.b.String()
+		rcpts := make(map[string]bool)
+		for line := range strings.Lines(got) {
+			if strings.Contains(line, "cause=user") {
+				rcpts[line] = true
+			}
+		}
+		if len(rcpts) != 8 {
+			t.Errorf("%s: %d recipients:\n%s", form, len(rcpts), got)
 		}
 	}
 }

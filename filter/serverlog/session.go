@@ -2,6 +2,8 @@ package serverlog
 
 import (
 	"bytes"
+	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"unsafe"
@@ -212,11 +214,34 @@ func (s *session) mailFailed(at int64, sender []byte, code uint32, reply []byte,
 
 // rcpt adds a recipient. code is 0 if the recipient was accepted.
 func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause smtp.Cause, class uint8) {
+	addr = distinct(addr)
 	st := step{kind: smtp.EventRcpt, verb: smtp.VerbRcpt, result: smtp.ResultOK, class: class, at: at}
 	if code != 0 {
 		st.result, st.code, st.cause = resultOf(code), code, cause
 	}
 	s.add(st, smtpd.Argument(addr, maxPath), clip(reply, maxExample))
+}
+
+// incomplete returns a name for a recipient whose text in the log is incomplete. Different
+// recipients may have the same text, for example because a long comment precedes the addresses.
+// Therefore, each has its own name. The name is the same whenever the log is read.
+func incomplete(s *session, at int64) []byte {
+	return hashed(fmt.Appendf(nil, "%s %d %d", s.key, at, s.count[smtp.VerbRcpt]))
+}
+
+// distinct returns a name for an address that is too long to be stored. Different addresses have
+// different names, even if they begin alike.
+func distinct(addr []byte) []byte {
+	if len(addr) > maxPath {
+		return hashed(addr)
+	}
+	return addr
+}
+
+func hashed(text []byte) []byte {
+	h := fnv.New32a()
+	_, _ = h.Write(text)
+	return fmt.Appendf(nil, "%08x...", h.Sum32())
 }
 
 // message adds the end of a message that was accepted.

@@ -3,6 +3,7 @@ package followlog
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -94,6 +96,7 @@ type tail struct {
 	// mail server keeps writing to the old file until it reopens its log.
 	waits   int
 	pending []*os.File // files that have had the log's name since, oldest first
+	renamed int        // number of pending files that had been renamed before the start
 
 	tooLong int
 	lost    bool // the file with the saved position no longer exists
@@ -157,41 +160,68 @@ func (t *tail) resume(f *os.File, saved *Position) error {
 func (t *tail) resumeRotated(old *os.File, saved *Position) error {
 	err := t.resume(old, saved)
 	t.rest = true
-	info, err2 := old.Stat()
-	if err = errors.Join(err, err2); err != nil {
+	if err != nil {
 		return err
 	}
-	type later struct {
-		file *os.File
-		at   time.Time
-	}
-	var files []later
-	t.siblings(func(name string, f *os.File) bool {
-		one, err := f.Stat()
-		if err != nil || !t.renamed(name) || !one.ModTime().After(info.ModTime()) {
-			return false
+	first, _ := t.rotation(old)
+	var files []rotation
+	t.siblings(func(f *os.File) bool {
+		one, ok := t.rotation(f)
+		if ok = ok && one.compare(first) > 0; ok {
+			files = append(files, one)
 		}
-		files = append(files, later{f, one.ModTime()})
-		return true
+		return ok
 	})
-	slices.SortFunc(files, func(a, b later) int { return a.at.Compare(b.at) })
+	slices.SortFunc(files, rotation.compare)
 	for _, one := range files {
 		t.pending = append(t.pending, one.file)
 	}
+	t.renamed = len(files)
 	return nil
 }
 
-// renamed reports whether a file may have had the log's name. Rotation adds a number or a date after
-// the name or before its extension. Other logs may have names that begin like the log's name.
-func (t *tail) renamed(name string) bool {
-	base := filepath.Base(t.name)
+// A rotation is a file that may have had the log's name.
+type rotation struct {
+	file *os.File
+	mark string // digits that were added to the name
+	at   time.Time
+}
+
+// rotation describes a file, and reports whether it may have had the log's name. Rotation adds a
+// number or a date after the name or before its extension. Other logs may have names that begin like
+// the log's name.
+func (t *tail) rotation(f *os.File) (one rotation, ok bool) {
+	info, err := f.Stat()
+	if err != nil {
+		return one, false
+	}
+	name, base := filepath.Base(f.Name()), filepath.Base(t.name)
 	ext := filepath.Ext(base)
 	mark, ok := strings.CutPrefix(name, base)
 	if !ok {
 		mark, _ = strings.CutPrefix(name, strings.TrimSuffix(base, ext))
 		mark, ok = strings.CutSuffix(mark, ext)
 	}
-	return ok && len(mark) > 1 && strings.ContainsRune(".-_", rune(mark[0])) && strings.Trim(mark, ".-_0123456789") == ""
+	ok = ok && len(mark) > 1 && strings.ContainsRune(".-_", rune(mark[0])) && strings.Trim(mark, ".-_0123456789") == ""
+	return rotation{f, strings.Map(onlyDigits, mark), info.ModTime()}, ok
+}
+
+func onlyDigits(r rune) rune {
+	if r < '0' || r > '9' {
+		return -1
+	}
+	return r
+}
+
+// compare returns a positive number if a had the log's name later than b. Dates in the names decide,
+// or else the times of the last lines. If these are equal, the lower number is later.
+func (a rotation) compare(b rotation) int {
+	if len(a.mark) == len(b.mark) && len(a.mark) >= len("20261129") {
+		return strings.Compare(a.mark, b.mark)
+	}
+	x, _ := strconv.Atoi(a.mark)
+	y, _ := strconv.Atoi(b.mark)
+	return cmp.Or(a.at.Compare(b.at), y-x)
 }
 
 // use continues with a file, at its beginning.
@@ -237,7 +267,7 @@ const maxRotated = 1000
 // rotated finds the file with the saved position after it was renamed. The new name begins with the
 // log's name.
 func (t *tail) rotated(saved *Position) (found *os.File) {
-	t.siblings(func(_ string, f *os.File) bool {
+	t.siblings(func(f *os.File) bool {
 		if found != nil || !saved.is(f) {
 			return false
 		}
@@ -249,7 +279,7 @@ func (t *tail) rotated(saved *Position) (found *os.File) {
 
 // siblings calls keep for the other files in the log's directory whose names begin like the log's
 // name. If keep returns false, the file is closed.
-func (t *tail) siblings(keep func(name string, f *os.File) bool) {
+func (t *tail) siblings(keep func(f *os.File) bool) {
 	dir, err := os.Open(filepath.Dir(t.name))
 	if err != nil {
 		return
@@ -263,7 +293,7 @@ func (t *tail) siblings(keep func(name string, f *os.File) bool) {
 			continue
 		}
 		f, err := openRegular(filepath.Join(filepath.Dir(t.name), name))
-		if err == nil && !keep(name, f) {
+		if err == nil && !keep(f) {
 			f.Close()
 		}
 	}
@@ -397,6 +427,10 @@ func (t *tail) next() (bool, error) {
 	t.changed++
 	t.use(t.pending[0])
 	t.pending = t.pending[1:]
+	if t.renamed > 0 {
+		t.renamed--
+		t.rest = true
+	}
 	return true, nil
 }
 

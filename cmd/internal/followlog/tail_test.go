@@ -262,6 +262,38 @@ func TestResumeLater(t *testing.T) {
 	}
 }
 
+// TestResumeEqualTimes checks that a restart reads all rotated files in order even if their
+// modification times are equal, for example after a backup was restored. A restart does not wait for
+// lines in files that have been renamed.
+func TestResumeEqualTimes(t *testing.T) {
+	for _, names := range [][]string{{"mail.log.3", "mail.log.2", "mail.log.1"}, {"mail.log-20261129", "mail.log-20261130", "mail.log-20261201"}, {"mail-20261130_235900.log", "mail-20261201_000000.log", "mail-20261201_000100.log"}} {
+		dir := t.TempDir()
+		name := filepath.Join(dir, "mail.log")
+		add(t, name, "past\n")
+		w := start(t, name, nil)
+		saved := w.pos
+		at := time.Now().Add(-time.Hour)
+		for i, line := range []string{"one\n", "two\n", "three\n"} {
+			add(t, name, line)
+			old := filepath.Join(dir, names[i])
+			if err := errors.Join(os.Rename(name, old), os.Chtimes(old, at, at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		add(t, name, "four\n")
+		w = start(t, name, &saved)
+		for range 4 {
+			if _, err := w.read(func(line []byte) { w.lines = append(w.lines, string(line)) }); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.expect(t, "one", "two", "three", "four")
+	}
+}
+
 // TestResumeInside checks that the rest of a line that is too long is skipped after a restart.
 func TestResumeInside(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "log")
