@@ -637,7 +637,7 @@ func (p *postfix) otherProtocol(l *maillog.Line, _, rest []byte) bool {
 	if !ok || !ok2 {
 		return false
 	}
-	p.session(l, c).command(l.At, smtp.VerbUnknown, smtpd.Redact(text), 500, nil, smtp.CauseUnknown)
+	p.session(l, c).command(l.At, smtp.VerbUnknown, smtpd.RedactUnknown(text), 500, nil, smtp.CauseUnknown)
 	return true
 }
 
@@ -694,7 +694,7 @@ func (p *postfix) pipelining(l *maillog.Line, _, rest []byte) bool {
 	}
 	text = bytes.TrimPrefix(text, []byte(": "))
 	reply := append([]byte("improper command pipelining after "), clip(word, 20)...)
-	reply = append(append(reply, ": "...), smtpd.Redact(text)...)
+	reply = append(append(reply, ": "...), smtpd.RedactInput(text, word)...)
 	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 	return true
 }

@@ -267,6 +267,21 @@ func TestChosenText(t *testing.T) {
 		{"a reply that repeats a secret", "icewarp",
 			"203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n203.0.113.48   [0968] 10:14:02 <<< AUTH LOGIN\n203.0.113.48   [0968] 10:14:02 >>> 504 5.5.4 no\n" +
 				"203.0.113.48   [0968] 10:14:02 <<< hunter2hunter2\n203.0.113.48   [0968] 10:14:02 >>> 500 5.5.1 Command unrecognized: \"hunter2hunter2\"", "5.5.1", "hunter2"},
+		{"a login before the greeting", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: improper command pipelining after CONNECT from unknown[203.0.113.1]: EHLO x\r\nAUTH LOGIN\r\nb2Zm\r\naHVu\r\n`, "EHLO x", "aHVu"},
+		{"a login after HELO", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: improper command pipelining after HELO from unknown[203.0.113.1]: hunter2\r\n`, "after HELO", "hunter2"},
+		{"a line of a login that is not SMTP", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: warning: non-SMTP command from unknown[203.0.113.1]: aHVudGVyMg==`, "cause=unknown", "aHVu"},
+		{"a login before the greeting", "postfix",
+			`Nov 29 07:50:08 mx postfix/postscreen[9]: CONNECT from [203.0.113.1]:4000 to [192.0.2.25]:25` + "\n" +
+				`Nov 29 07:50:08 mx postfix/postscreen[9]: PREGREET 60 after 0.1 from [203.0.113.1]:4000: EHLO x\r\nAUTH LOGIN\r\nb2Zm\r\naHVu\r\n`, "EHLO x", "aHVu"},
+		{"a login before the greeting", "exim",
+			`2026-11-29 07:50:08 SMTP protocol synchronization error (input sent without waiting for greeting): rejected connection from H=[203.0.113.1]:4000 input="EHLO x\r\nAUTH LOGIN\r\nb2Zm\r\naHVu\r\n"`,
+			"EHLO x", "aHVu"},
 		{"a message-id with a connection", "domino",
 			"11/28/2026 01:37:36 AM  SMTP Server: Message 00AB (MessageID: <Connection from [198.51.100.9] rejected x>) received from 203.0.113.1", "", "198.51.100.9"},
 	} {
