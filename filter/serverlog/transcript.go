@@ -116,6 +116,7 @@ func (t *transcript) session(key []byte, at int64, addr []byte) *session {
 	}
 	s := t.open(key, at, nil, address(addr, nil))
 	s.partial, s.talk = true, new(talk)
+	s.talk.red.Late()
 	return s
 }
 
@@ -130,10 +131,27 @@ func (s *session) closing() smtp.Ending {
 	return smtp.EndingClosed
 }
 
-// endpoint parses "[ADDRESS:PORT] ...", "ADDRESS:PORT ..." or "ADDRESS".
+// endpoint parses "[ADDRESS:PORT] ...", "[ADDRESS]:PORT ...", "ADDRESS:PORT ..." or "ADDRESS".
+//
+// In "[2001:db8::1:25]", 25 may be a port or a part of the address. The address is then "?", because
+// another host must not get the evidence about the client.
 func endpoint(s []byte) (addr, port []byte) {
 	if len(s) > 0 && s[0] == '[' {
-		s, _, _ = bytes.Cut(s[1:], []byte("]"))
+		inner, after, _ := bytes.Cut(s[1:], []byte("]"))
+		if after, ok := bytes.CutPrefix(after, []byte(":")); ok {
+			port, _, _ = bytes.Cut(after, []byte(" "))
+			return inner, port
+		}
+		i := bytes.LastIndexByte(inner, ':')
+		switch whole := address(inner, nil).IsValid(); {
+		case i < 0 || !address(inner[:i], nil).IsValid():
+			return inner, nil
+		case whole && number(inner[i+1:]) > 0:
+			return []byte("?"), nil
+		case !whole:
+			return inner[:i], inner[i+1:]
+		}
+		return inner, nil
 	}
 	s, _, _ = bytes.Cut(s, []byte(" "))
 	if i := bytes.LastIndexByte(s, ':'); i > 0 && bytes.IndexByte(s, ':') == i {
