@@ -176,7 +176,7 @@ func (s *session) kumoRejection(at int64, r *kumoRecord) {
 		shown = smtpd.RedactUnknown(line)
 	}
 	code, text := r.code, []byte(r.content)
-	if masked(shown, line) {
+	if masked(shown, line, verb) {
 		text = status(text)
 	}
 	if r.unknown {

@@ -871,3 +871,25 @@ func TestByteOrderMark(t *testing.T) {
 		}
 	}
 }
+
+// TestComments checks that comments do not make different recipients look equal.
+func TestComments(t *testing.T) {
+	for name, form := range map[string]string{
+		"in brackets": "<(+)g%d@example.org>", "before brackets": "(a b)<g%d@example.org>", "a bracket in a comment": "<(>)g%d@example.org>",
+		"long": "<(" + strings.Repeat("+", 300) + ")g%d@example.org>", "words": "<(sender black)g%d@example.org>",
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := "203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n"
+			for i := range 3 {
+				arg := fmt.Sprintf(form, i)
+				log += "203.0.113.48   [0968] 10:14:02 <<< RCPT TO:" + arg + "\n203.0.113.48   [0968] 10:14:02 >>> 550 " + arg + "... User unknown\n"
+			}
+			_, rec := read(ByName("icewarp"), []byte(log))
+			for i := range 3 {
+				if want := fmt.Sprintf("rcpt \"g%d@example.org\" <g%d@example.org> permfail 550 cause=user", i, i); !strings.Contains(rec.b.String(), want) {
+					t.Errorf("no %s in:\n%s", want, rec.b.String())
+				}
+			}
+		})
+	}
+}

@@ -176,8 +176,8 @@ func (s *session) said(line []byte) {
 	t.first = 0
 	shown, verb := t.red.Line(line)
 	t.line = append(t.line[:0], clip(shown, maxExample)...)
-	t.secret = masked(shown, line)
-	t.arg = append(t.arg[:0], clip(argument(line, verb), maxPath)...)
+	t.secret = masked(shown, line, verb)
+	t.arg = append(t.arg[:0], clip(argument(line, verb), maxArgument)...)
 	if verb != smtp.VerbExchange {
 		t.verb = verb
 	}
@@ -185,9 +185,13 @@ func (s *session) said(line []byte) {
 }
 
 // masked reports whether parts of a line are masked in shown. If parts are masked, the server's
-// reply may repeat these parts.
-func masked(shown, line []byte) bool {
-	return !bytes.Equal(bytes.TrimSpace(shown), bytes.TrimSpace(line))
+// reply may repeat these parts. A long MAIL or RCPT is cut, but not masked.
+func masked(shown, line []byte, verb smtp.Verb) bool {
+	shown, line = bytes.TrimSpace(shown), bytes.TrimSpace(line)
+	if verb == smtp.VerbMail || verb == smtp.VerbRcpt {
+		line = clip(line, max(len(shown), maxExample))
+	}
+	return !bytes.Equal(shown, line)
 }
 
 // status returns the enhanced status code (RFC 3463) at the start of a reply's text. The code may
@@ -202,7 +206,10 @@ func argument(line []byte, verb smtp.Verb) []byte {
 	case smtp.VerbMail, smtp.VerbRcpt:
 		_, addr, _ := bytes.Cut(line, []byte(":"))
 		addr = bytes.TrimSpace(addr)
-		if len(addr) > 0 && addr[0] == '<' {
+		switch {
+		case bytes.IndexByte(addr, '(') >= 0: // a comment; see mailbox.Address
+			return addr
+		case len(addr) > 0 && addr[0] == '<':
 			return addr[1 : 1+outside(addr[1:], '>')]
 		}
 		addr, _, _ = bytes.Cut(addr, []byte(" "))
@@ -387,7 +394,7 @@ var otherWords = []string{"sender", "mail from", "helo", "ehlo", "client", "agen
 // recipientReason returns a reply's text in lower case. recipientReason removes the recipient,
 // because the client may choose misleading words as the recipient.
 func recipientReason(text, addr []byte) []byte {
-	text, addr = bytes.ToLower(clip(text, 4*maxPath)), bytes.ToLower(addr)
+	text, addr = bytes.ToLower(clip(text, 2*maxArgument)), bytes.ToLower(addr)
 	if bytes.IndexByte(addr, '@') < 0 {
 		return text
 	}
