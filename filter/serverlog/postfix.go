@@ -637,8 +637,19 @@ func (p *postfix) otherProtocol(l *maillog.Line, _, rest []byte) bool {
 	if !ok || !ok2 {
 		return false
 	}
-	p.session(l, c).command(l.At, smtp.VerbUnknown, smtpd.RedactUnknown(text), 500, nil, smtp.CauseUnknown)
+	p.session(l, c).command(l.At, smtp.VerbUnknown, foreignLine(text), 500, nil, smtp.CauseUnknown)
 	return true
+}
+
+// foreignLine returns a line that Postfix logs as a command in another protocol, without secrets. A
+// single word may also be a line of a login, which Postfix takes for a command if it has rejected
+// AUTH. Words that begin with a mark of another protocol are shown. Postfix writes control characters
+// as question marks or escape sequences.
+func foreignLine(text []byte) []byte {
+	if len(text) > 3 && bytes.IndexByte(text, ' ') < 0 && bytes.IndexByte([]byte(`\?{<*`), text[0]) < 0 {
+		return []byte(smtp.Masked)
+	}
+	return smtpd.Redact(text)
 }
 
 // badAddress handles "CLIENT in MAIL command: <ADDRESS>".

@@ -85,7 +85,7 @@ func (p *postfix) screenPass(_ *maillog.Line, s *session, _, _ []byte) {
 // screenForeign handles "NON-SMTP COMMAND from [ADDRESS]:PORT after CONNECT: GET / HTTP/1.1".
 func (p *postfix) screenForeign(l *maillog.Line, s *session, _, tail []byte) {
 	if _, text, ok := bytes.Cut(tail, []byte(": ")); ok {
-		s.command(l.At, smtp.VerbUnknown, smtpd.RedactUnknown(text), 500, nil, smtp.CauseUnknown)
+		s.command(l.At, smtp.VerbUnknown, foreignLine(text), 500, nil, smtp.CauseUnknown)
 	}
 }
 

@@ -276,6 +276,12 @@ func TestChosenText(t *testing.T) {
 		{"a line of a login that is not SMTP", "postfix",
 			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
 				`Nov 29 07:50:08 mx postfix/smtpd[9]: warning: non-SMTP command from unknown[203.0.113.1]: aHVudGVyMg==`, "cause=unknown", "aHVu"},
+		{"a line of TLS", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: warning: non-SMTP command from unknown[203.0.113.1]: \026\003\001\002`, `026`, ""},
+		{"a binary line", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: warning: non-SMTP command from unknown[203.0.113.1]: ???/*?`, `"???/*?"`, ""},
 		{"a login before the greeting", "postfix",
 			`Nov 29 07:50:08 mx postfix/postscreen[9]: CONNECT from [203.0.113.1]:4000 to [192.0.2.25]:25` + "\n" +
 				`Nov 29 07:50:08 mx postfix/postscreen[9]: PREGREET 60 after 0.1 from [203.0.113.1]:4000: EHLO x\r\nAUTH LOGIN\r\nb2Zm\r\naHVu\r\n`, "EHLO x", "aHVu"},
