@@ -316,10 +316,15 @@ func (p *Pipeline) write(s *session, outcomes []smtp.Outcome) {
 	}
 }
 
-// ended evaluates the rules for the end of a session. ended ignores a session whose ending is
-// unknown, and a session that was still open when the mail server stopped.
+// judged reports whether rules apply at the end of a session. No rule applies to a session whose
+// ending is unknown, or that was still open when the mail server stopped.
+func judged(s *session, how smtp.Ending) bool {
+	return how != smtp.EndingStopped && how != smtp.EndingUnknown && !s.track.Exempt() && !s.track.Internal && !s.decide.Barred
+}
+
+// ended evaluates the rules for the end of a session.
 func (p *Pipeline) ended(s *session, ev *smtp.Event) {
-	if ev.Ending == smtp.EndingStopped || ev.Ending == smtp.EndingUnknown || s.track.Exempt() || s.track.Internal || s.decide.Barred {
+	if !judged(s, ev.Ending) {
 		return
 	}
 	p.detect(s, ev)

@@ -3,6 +3,7 @@ package filter_test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,8 +48,8 @@ func TestPart(t *testing.T) {
 			event(smtp.Event{Kind: smtp.EventConnect, Session: 1 + i, Src: src})
 			a = p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: 1 + i, Phase: smtp.PhaseConnect, Time: monday.UnixMicro()})
 			if part {
-				filter.Part(p, 1+i)
-				filter.Part(p, 1+i)
+				filter.Part(p, 1+i, monday.UnixMicro(), smtp.EndingQuit)
+				filter.Part(p, 1+i, monday.UnixMicro(), smtp.EndingQuit)
 			}
 		}
 		if refused := a.Decision == smtp.Disconnect; refused == part {
@@ -81,5 +82,69 @@ func TestLoginWithoutName(t *testing.T) {
 	}
 	if len(*records) != 20 {
 		t.Errorf("%d records", len(*records))
+	}
+}
+
+// TestPartBan checks that a ban by a rule about recipients takes effect when the client has
+// disconnected, and that the later end of the session does not count as a second offence.
+func TestPartBan(t *testing.T) {
+	for _, c := range []struct {
+		name, rule string
+		how        smtp.Ending
+		refused    bool // the client is banned before the end of the session is reported
+		days       int  // length of the ban in the end
+	}{
+		{"ban", "rule harvest phase rcpt-to match evidence harvest ban { 1d, 2d }", smtp.EndingQuit, true, 1},
+		{"two rules", "rule harvest phase rcpt-to match evidence harvest ban { 1d, 2d }\nrule harvest-end phase end match evidence harvest ban { 2d, 3d }", smtp.EndingQuit, true, 2},
+		{"observed", "mode observe\nrule harvest phase rcpt-to match evidence harvest ban { 1d, 2d }", smtp.EndingQuit, false, 1},
+		{"counted", "rule harvest phase rcpt-to match evidence harvest ban { 0s, 2d }", smtp.EndingQuit, false, 0},
+		{"counted, then a ban", "rule harvest phase rcpt-to match evidence harvest ban { 0s, 2d }\nrule harvest-end phase end match evidence harvest ban { 1d, 2d }", smtp.EndingQuit, false, 1},
+		{"unknown ending", "rule harvest phase rcpt-to match evidence harvest ban { 1d, 2d }", smtp.EndingUnknown, false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			mode := "mode enforce\n"
+			if strings.HasPrefix(c.rule, "mode") {
+				mode = ""
+			}
+			p, records, event := partSite(t, mode+c.rule+"\n")
+			src := netip.MustParseAddrPort("203.0.113.1:1025")
+			at := monday.UnixMicro()
+			event(smtp.Event{Kind: smtp.EventConnect, Session: 1, Src: src})
+			event(smtp.Event{Kind: smtp.EventHelo, Session: 1, Verb: smtp.VerbEhlo, Name: []byte("x.example"), Result: smtp.ResultOK})
+			event(smtp.Event{Kind: smtp.EventLine, Session: 1, Verb: smtp.VerbMail})
+			event(smtp.Event{Kind: smtp.EventMail, Session: 1, Verb: smtp.VerbMail, Addr: []byte("a@b.example"), Result: smtp.ResultOK})
+			for i := range 8 {
+				addr := fmt.Appendf(nil, "g%d@example.org", i)
+				event(smtp.Event{Kind: smtp.EventLine, Session: 1, Verb: smtp.VerbRcpt})
+				p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: 1, Phase: smtp.PhaseRcptTo, Addr: addr, Time: at})
+				event(smtp.Event{Kind: smtp.EventRcpt, Session: 1, Verb: smtp.VerbRcpt, Addr: addr, Result: smtp.ResultPermfail, Code: 550, Cause: smtp.CauseUser})
+			}
+			filter.Part(p, 1, at, c.how)
+			connect := func(id uint64) bool {
+				event(smtp.Event{Kind: smtp.EventConnect, Session: id, Src: src})
+				defer event(smtp.Event{Kind: smtp.EventDisconnect, Session: id, Ending: smtp.EndingQuit})
+				a := p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: id, Phase: smtp.PhaseConnect, Time: at})
+				return strings.Contains(a.Text, "Banned")
+			}
+			if got := connect(2); got != c.refused {
+				t.Errorf("refused %t, want %t", got, c.refused)
+			}
+			event(smtp.Event{Kind: smtp.EventDisconnect, Session: 1, Ending: c.how})
+			var until time.Time
+			for _, r := range *records {
+				err := r.Steps(func(s *store.Step) bool {
+					if s.Kind == store.KindBan && s.Until.After(until) {
+						until = s.Until
+					}
+					return true
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+			if days := max(0, int(until.Sub(monday).Round(time.Hour).Hours()/24)); days != c.days {
+				t.Errorf("banned for %d days, want %d", days, c.days)
+			}
+		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"scanwatch/filter/journal"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/track"
+	"scanwatch/internal/smtp"
 )
 
 // A session is an open session, with its facts and each stage's state.
@@ -104,11 +105,19 @@ func (t *table) open(id uint64, src netip.AddrPort) *session {
 }
 
 // Part records that the client of a session has disconnected. The session is no longer counted as
-// open, although its EventDisconnect follows later.
-func Part(p *Pipeline, id uint64) {
-	if s := p.table.session(id); s != nil {
-		p.table.part(s)
+// open, although its EventDisconnect follows later. Part imposes the bans that do not depend on
+// further events.
+func Part(p *Pipeline, id uint64, at int64, how smtp.Ending) {
+	p.begin(at)
+	s := p.table.session(id)
+	if s == nil {
+		return
 	}
+	if judged(s, how) {
+		p.identify(s)
+		p.write(s, decide.Parted(&p.decider, p.subject(s), at))
+	}
+	p.table.part(s)
 }
 
 func (t *table) part(s *session) {

@@ -17,6 +17,7 @@ import (
 	"scanwatch/cmd/internal/engine"
 	"scanwatch/filter"
 	"scanwatch/filter/milter"
+	"scanwatch/internal/smtp"
 	"scanwatch/store"
 )
 
@@ -97,7 +98,8 @@ func (f *front) session(facts string) (bool, error) {
 func (f *front) serve(e *engine.Engine) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	server := &milter.Server{Sink: e.Pipeline, Log: e.Log, Held: &e.Delayed, Parted: func(id uint64) { filter.Part(e.Pipeline, id) }}
+	parted := func(id uint64, at int64, how smtp.Ending) { filter.Part(e.Pipeline, id, at, how) }
+	server := &milter.Server{Sink: e.Pipeline, Log: e.Log, Held: &e.Delayed, Parted: parted}
 	f.server.Store(server)
 	err := server.Serve(ctx, f.listener)
 	if err != nil {

@@ -51,7 +51,10 @@ func decided(v *rules.Verdict) *rules.Outcome {
 // not banned, because old mailing lists contain addresses that no longer exist. If fewer recipients
 // exist, the client is banned only after mixedFree such sessions. The retries of a mailing list
 // contain no new missing recipients, but a harvest does.
-func (d *Decider) late(s Subject, at int64) {
+//
+// If parted is set, the session has not ended yet, and late imposes only bans that have a duration.
+// An offence without a duration would be counted again if another rule matches at the end.
+func (d *Decider) late(s Subject, at int64, parted bool) {
 	last := &s.State.last
 	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N+s.Case.Relay+s.Case.Names.N == 0 {
 		return // no new recipient was rejected, so the session is probably a retry after a deferral
@@ -67,10 +70,10 @@ func (d *Decider) late(s Subject, at int64) {
 		}
 		return r.Ladder()
 	}
-	if r := last.late; r != nil {
+	if r := last.late; r != nil && (!parted || ladder(r)[0] > 0) {
 		d.ban(s, at, &rules.Outcome{BanRule: r, Ban: ladder(r)}, &s.State.Banned, true)
 	}
-	if r := last.wouldLate; r != nil {
+	if r := last.wouldLate; r != nil && (!parted || ladder(r)[0] > 0) {
 		d.ban(s, at, &rules.Outcome{BanRule: r, Ban: ladder(r)}, &last.wouldBan, false)
 	}
 }

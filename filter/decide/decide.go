@@ -250,7 +250,16 @@ func (d *Decider) End(s Subject, at int64) []smtp.Outcome {
 		d.bans(s, at, &v)
 		d.trace(s, f, smtp.Answer{})
 	}
-	d.late(s, at)
+	d.late(s, at, false)
+	return d.out
+}
+
+// Parted imposes the bans by rules about recipients when the client has disconnected, although the
+// end of the session is reported later. Otherwise, the client could connect again before its ban.
+func Parted(d *Decider, s Subject, at int64) []smtp.Outcome {
+	d.out = d.out[:0]
+	s.State.under(d.Policy)
+	d.late(s, at, true)
 	return d.out
 }
 

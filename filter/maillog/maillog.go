@@ -30,6 +30,8 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+
+	"scanwatch/filter/smtpd"
 )
 
 // A Delivery is an envelope that the server accepted from a remote host without authentication.
@@ -220,9 +222,9 @@ func (r *reader) line(l *Log, line *line) {
 	r.apply(line, &e)
 }
 
-// sample stores the first lines in an unknown format.
+// sample stores the first lines in an unknown format, without credentials.
 func (r *reader) sample(text []byte) {
 	if len(r.counts.Samples) < maxSamples {
-		r.counts.Samples = append(r.counts.Samples, strings.ToValidUTF8(string(text[:min(len(text), maxSample)]), "\ufffd"))
+		r.counts.Samples = append(r.counts.Samples, strings.ToValidUTF8(string(smtpd.RedactLog(text[:min(len(text), maxSample)])), "\ufffd"))
 	}
 }

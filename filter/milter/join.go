@@ -230,7 +230,7 @@ func (s *Server) part(p *parted, at int64) {
 		return
 	}
 	if s.Parted != nil {
-		s.Parted(p.id)
+		s.Parted(p.id, p.end, p.ending)
 	}
 	if len(j.parted) >= maxWaiting {
 		s.close(j.parted[0])

@@ -25,7 +25,8 @@ const sec = int64(1_000_000)
 
 func newJoiner() *joiner {
 	j := &joiner{at: 1000 * sec}
-	j.Server = &Server{Sink: &j.recorder, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.UnixMicro(j.at) }, Parted: func(id uint64) { j.parted = append(j.parted, id) }}
+	parted := func(id uint64, _ int64, _ smtp.Ending) { j.parted = append(j.parted, id) }
+	j.Server = &Server{Sink: &j.recorder, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return time.UnixMicro(j.at) }, Parted: parted}
 	return j
 }
 

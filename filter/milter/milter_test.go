@@ -331,6 +331,7 @@ func TestTexts(t *testing.T) {
 	for arg, want := range map[string]string{
 		"<a@example.net>": "a@example.net", "<>": "", `<"a>b"@example.net>`: `"a>b"@example.net`, "a@example.net": "a@example.net",
 		"<a@example.net\x00SIZE=1>": "<a@example.net",
+		"<(+)a@example.net>":        "a@example.net", "(+)<a@example.net>": "a@example.net", "<(" + strings.Repeat("+", 300) + ")a@example.net>": "a@example.net",
 	} {
 		if want = strings.TrimPrefix(want, "<"); string(mailbox([]byte(arg))) != want {
 			t.Errorf("%q: %q, want %q", arg, mailbox([]byte(arg)), want)

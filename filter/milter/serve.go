@@ -40,7 +40,7 @@ type Server struct {
 	// Parted, if set, is called for a session that has ended but still waits for the mail server's
 	// log. When the log has been read, the session's EventDisconnect follows, possibly after other
 	// events. Parted and Sink are never called concurrently.
-	Parted func(id uint64)
+	Parted func(id uint64, at int64, how smtp.Ending)
 
 	mu    sync.Mutex // held during calls to Sink and Parted
 	site  string

@@ -1,7 +1,6 @@
 package milter
 
 import (
-	"bytes"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -177,11 +176,7 @@ func (s *session) login(at int64) *smtp.Event {
 // mailbox returns the address in the first argument of a MAIL or RCPT command.
 func mailbox(data []byte) []byte {
 	addr, _, _ := cut(data)
-	addr = bytes.TrimSpace(addr)
-	if inner, ok := bytes.CutPrefix(addr, []byte("<")); ok {
-		addr = bytes.TrimSuffix(inner, []byte(">"))
-	}
-	return smtpd.Argument(addr, maxPath)
+	return smtpd.Address(addr, maxPath)
 }
 
 // sender returns the event for an accepted MAIL. The server may still reject the command later.

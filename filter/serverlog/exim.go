@@ -457,7 +457,8 @@ func (x *exim) received(at int64, s *session, sender, rest []byte) {
 func (x *exim) early(at int64, s *session, rest []byte) {
 	reply := []byte("improper command pipelining before the greeting")
 	if i := bytes.Index(rest, []byte(` input="`)); i >= 0 {
-		reply = append(append(reply, ": "...), smtpd.Redact(bytes.TrimSuffix(rest[i+len(` input="`):], []byte(`"`)))...)
+		input := bytes.TrimSuffix(rest[i+len(` input="`):], []byte(`"`))
+		reply = append(append(reply, ": "...), smtpd.RedactInput(input, []byte("CONNECT"))...)
 	}
 	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: at}, nil, clip(reply, maxExample))
 }

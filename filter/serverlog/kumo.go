@@ -172,8 +172,11 @@ func (s *session) kumoRejection(at int64, r *kumoRecord) {
 	var red smtpd.Redactor
 	line := []byte(r.command)
 	shown, verb := red.Line(line)
+	if verb == smtp.VerbUnknown && len(line) > 0 {
+		shown = smtpd.RedactUnknown(line)
+	}
 	code, text := r.code, []byte(r.content)
-	if masked(shown, line) {
+	if masked(shown, line, verb) {
 		text = status(text)
 	}
 	if r.unknown {
@@ -192,7 +195,7 @@ func (s *session) kumoRejection(at int64, r *kumoRecord) {
 			s.policy(at, smtp.PhaseConnect, codeAnd(code, text))
 			return
 		}
-		s.command(at, verb, smtpd.RedactUnknown(shown), code, text, smtp.CauseUnknown)
+		s.command(at, verb, shown, code, text, smtp.CauseUnknown)
 	case smtp.VerbMail:
 		s.policy(at, smtp.PhaseMailFrom, codeAnd(code, text))
 		s.mailFailed(at, []byte(r.sender), code, text, smtp.CauseFilter)

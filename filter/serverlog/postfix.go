@@ -529,7 +529,7 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	switch {
 	case string(r.command) == "VRFY" && cause == smtp.CauseUser: // the client has asked for a mailbox
 		s.add(step{kind: smtp.EventRcpt, verb: smtp.VerbNames, result: resultOf(r.code), code: r.code, cause: cause, class: rejected, at: l.At},
-			smtpd.Argument(r.recipient, maxPath), clip(r.reply, maxExample))
+			smtpd.Address(r.recipient, maxPath), clip(r.reply, maxExample))
 		return true
 	case !known: // VRFY, ETRN and other commands
 		line := append(append(bytes.Clone(r.command), ' '), r.recipient...)
@@ -676,8 +676,19 @@ func (p *postfix) otherProtocol(l *maillog.Line, _, rest []byte) bool {
 	if !ok || !ok2 {
 		return false
 	}
-	p.session(l, c).command(l.At, smtp.VerbUnknown, smtpd.Redact(text), 500, nil, smtp.CauseUnknown)
+	p.session(l, c).command(l.At, smtp.VerbUnknown, foreignLine(text), 500, nil, smtp.CauseUnknown)
 	return true
+}
+
+// foreignLine returns a line that Postfix logs as a command in another protocol, without secrets. A
+// single word may also be a line of a login, which Postfix takes for a command if it has rejected
+// AUTH. Words that begin with a mark of another protocol are shown. Postfix writes control characters
+// as question marks or escape sequences.
+func foreignLine(text []byte) []byte {
+	if len(text) > 3 && bytes.IndexByte(text, ' ') < 0 && bytes.IndexByte([]byte(`\?{<*`), text[0]) < 0 {
+		return []byte(smtp.Masked)
+	}
+	return smtpd.Redact(text)
 }
 
 // badAddress handles "CLIENT in MAIL command: <ADDRESS>".
@@ -733,7 +744,7 @@ func (p *postfix) pipelining(l *maillog.Line, _, rest []byte) bool {
 	}
 	text = bytes.TrimPrefix(text, []byte(": "))
 	reply := append([]byte("improper command pipelining after "), clip(word, 20)...)
-	reply = append(append(reply, ": "...), smtpd.Redact(text)...)
+	reply = append(append(reply, ": "...), smtpd.RedactInput(text, word)...)
 	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 	return true
 }

@@ -63,7 +63,7 @@ func (p *postfix) postscreen(l *maillog.Line) verdict {
 // before the server's greeting.
 func (p *postfix) pregreet(l *maillog.Line, s *session, _, tail []byte) {
 	text := bytes.TrimPrefix(tail, []byte(": "))
-	reply := append([]byte("improper command pipelining before the greeting: "), smtpd.Redact(text)...)
+	reply := append([]byte("improper command pipelining before the greeting: "), smtpd.RedactInput(text, []byte("CONNECT"))...)
 	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 }
 
@@ -85,7 +85,7 @@ func (p *postfix) screenPass(_ *maillog.Line, s *session, _, _ []byte) {
 // screenForeign handles "NON-SMTP COMMAND from [ADDRESS]:PORT after CONNECT: GET / HTTP/1.1".
 func (p *postfix) screenForeign(l *maillog.Line, s *session, _, tail []byte) {
 	if _, text, ok := bytes.Cut(tail, []byte(": ")); ok {
-		s.command(l.At, smtp.VerbUnknown, smtpd.Redact(text), 500, nil, smtp.CauseUnknown)
+		s.command(l.At, smtp.VerbUnknown, foreignLine(text), 500, nil, smtp.CauseUnknown)
 	}
 }
 
@@ -99,7 +99,7 @@ func (p *postfix) screenCommand(l *maillog.Line, s *session, head, tail []byte) 
 	word, text, _ := bytes.Cut(bytes.TrimPrefix(tail, []byte(" after ")), []byte(": "))
 	s.did(l.At, smtpd.VerbOf(word))
 	reply := append([]byte("improper command pipelining after "), clip(word, 20)...)
-	reply = append(append(reply, ": "...), smtpd.Redact(text)...)
+	reply = append(append(reply, ": "...), smtpd.RedactInput(text, word)...)
 	s.add(step{kind: smtp.EventInput, cause: smtp.CausePipelining, at: l.At}, nil, clip(reply, maxExample))
 }
 

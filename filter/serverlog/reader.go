@@ -1,9 +1,11 @@
 package serverlog
 
 import (
+	"bytes"
 	"time"
 
 	"scanwatch/filter/maillog"
+	"scanwatch/filter/smtpd"
 	"scanwatch/internal/text"
 )
 
@@ -55,6 +57,7 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 	r.counts.Lines++
 	v := unknown
 	if !r.table.kind.Syslog {
+		l.Raw = bytes.TrimPrefix(l.Raw, []byte("\ufeff")) // programs on Windows write a byte order mark
 		v = r.parser.line(l)
 	} else if stamped {
 		l.At = r.table.tick(l.At)
@@ -72,8 +75,10 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 	return v != unknown
 }
 
-// Sample returns the start of a line in printable form.
-func Sample(line []byte) string { return text.Escape(clip(line, maxExample)) }
+// Sample returns the start of a line in printable form and without credentials.
+func Sample(line []byte) string {
+	return text.Escape(clip(smtpd.RedactLog(clip(line, maxPath)), maxExample))
+}
 
 // File must be called at the start of each file. name is the name of the file without its
 // directory.

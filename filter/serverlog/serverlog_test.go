@@ -276,6 +276,34 @@ func TestChosenText(t *testing.T) {
 		{"a reply that repeats a secret", "icewarp",
 			"203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n203.0.113.48   [0968] 10:14:02 <<< AUTH LOGIN\n203.0.113.48   [0968] 10:14:02 >>> 504 5.5.4 no\n" +
 				"203.0.113.48   [0968] 10:14:02 <<< hunter2hunter2\n203.0.113.48   [0968] 10:14:02 >>> 500 5.5.1 Command unrecognized: \"hunter2hunter2\"", "5.5.1", "hunter2"},
+		{"a login before the greeting", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: improper command pipelining after CONNECT from unknown[203.0.113.1]: EHLO x\r\nAUTH LOGIN\r\nb2Zm\r\naHVu\r\n`, "EHLO x", "aHVu"},
+		{"a login after HELO", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: improper command pipelining after HELO from unknown[203.0.113.1]: hunter2\r\n`, "after HELO", "hunter2"},
+		{"a line of a login that is not SMTP", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: warning: non-SMTP command from unknown[203.0.113.1]: aHVudGVyMg==`, "cause=unknown", "aHVu"},
+		{"a line of TLS", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: warning: non-SMTP command from unknown[203.0.113.1]: \026\003\001\002`, `026`, ""},
+		{"a binary line", "postfix",
+			`Nov 29 07:50:08 mx postfix/smtpd[9]: connect from unknown[203.0.113.1]` + "\n" +
+				`Nov 29 07:50:08 mx postfix/smtpd[9]: warning: non-SMTP command from unknown[203.0.113.1]: ???/*?`, `"???/*?"`, ""},
+		{"a login before the greeting", "postfix",
+			`Nov 29 07:50:08 mx postfix/postscreen[9]: CONNECT from [203.0.113.1]:4000 to [192.0.2.25]:25` + "\n" +
+				`Nov 29 07:50:08 mx postfix/postscreen[9]: PREGREET 60 after 0.1 from [203.0.113.1]:4000: EHLO x\r\nAUTH LOGIN\r\nb2Zm\r\naHVu\r\n`, "EHLO x", "aHVu"},
+		{"a login before the greeting", "exim",
+			`2026-11-29 07:50:08 SMTP protocol synchronization error (input sent without waiting for greeting): rejected connection from H=[203.0.113.1]:4000 input="EHLO x\r\nAUTH LOGIN\r\nb2Zm\r\naHVu\r\n"`,
+			"EHLO x", "aHVu"},
+		{"a log that starts in a login", "icewarp",
+			"203.0.113.48   [0968] 10:14:01 >>> 334 UGFzc3dvcmQ6\n203.0.113.48   [0968] 10:14:02 <<< aHVudGVyMg==\n203.0.113.48   [0968] 10:14:02 >>> 535 5.7.8 no", "src=203.0.113.48", "aHVu"},
+		{"a log that starts with a password", "icewarp",
+			"203.0.113.48   [0968] 10:14:02 <<< hunter2\n203.0.113.48   [0968] 10:14:02 >>> 535 5.7.8 no: hunter2", "src=203.0.113.48", "hunter2"},
+		{"a reply that repeats a secret", "kumomta",
+			`{"type":"Rejection","sender":"","response":{"code":500,"content":"5.5.1 unknown: hunter2-x","command":"hunter2-x"},"peer_address":{"name":"x","addr":"203.0.113.1"},"timestamp":1795600100,"session_id":"b"}`,
+			"cause=unknown", "hunter2"},
 		{"a message-id with a connection", "domino",
 			"11/28/2026 01:37:36 AM  SMTP Server: Message 00AB (MessageID: <Connection from [198.51.100.9] rejected x>) received from 203.0.113.1", "", "198.51.100.9"},
 	} {
@@ -975,5 +1003,65 @@ func TestManyMessages(t *testing.T) {
 		if s.waiting > maxAlike {
 			t.Errorf("%d messages of a session", s.waiting)
 		}
+	}
+}
+
+// TestEndpoint checks the parsing of addresses with ports. An ambiguous address must be unknown.
+func TestEndpoint(t *testing.T) {
+	for text, want := range map[string]string{
+		"[203.0.113.48:63750] to [192.0.2.25:25]": "203.0.113.48:63750",
+		"[203.0.113.48]":                                 "203.0.113.48:0",
+		"203.0.113.48:63750":                             "203.0.113.48:63750",
+		"2001:db8:5::30:4000":                            "[2001:db8:5::30:4000]:0",
+		"[2001:db8::1]:25":                               "[2001:db8::1]:25",
+		"[2001:db8:5::30:4000] to [2001:db8::25:25]":     "invalid AddrPort",
+		"[2001:db8:5::31:40001] to [2001:db8::25:25]":    "[2001:db8:5::31]:40001",
+		"[2001:db8:0:1:2:3:4:5:4000] to [192.0.2.25:25]": "[2001:db8:0:1:2:3:4:5]:4000",
+		"[2001:db8:0:1:2:3:4:4000] to [192.0.2.25:25]":   "[2001:db8:0:1:2:3:4:4000]:0",
+		"[2001:db8::a:b] to [192.0.2.25:25]":             "[2001:db8::a:b]:0",
+		"[2001:db8::25] to [192.0.2.25:25]":              "[2001:db8::25]:0",
+		"[2001:db8:::25] to [192.0.2.25:25]":             "[2001:db8::]:25",
+		"[":                                              "invalid AddrPort",
+		"":                                               "invalid AddrPort",
+	} {
+		if got := address(endpoint([]byte(text))).String(); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// TestByteOrderMark checks that a byte order mark does not hide the first session.
+func TestByteOrderMark(t *testing.T) {
+	for _, kind := range []string{"icewarp", "mdaemon", "kumomta", "postal"} {
+		log, err := os.ReadFile("testdata/" + kind + ".log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, want := read(ByName(kind), log)
+		if _, got := read(ByName(kind), append([]byte("\ufeff"), log...)); got.b.String() != want.b.String() {
+			t.Errorf("%s:\n%s", kind, got.b.String())
+		}
+	}
+}
+
+// TestComments checks that comments do not make different recipients look equal.
+func TestComments(t *testing.T) {
+	for name, form := range map[string]string{
+		"in brackets": "<(+)g%d@example.org>", "before brackets": "(a b)<g%d@example.org>", "a bracket in a comment": "<(>)g%d@example.org>",
+		"long": "<(" + strings.Repeat("+", 300) + ")g%d@example.org>", "words": "<(sender black)g%d@example.org>",
+	} {
+		t.Run(name, func(t *testing.T) {
+			log := "203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n"
+			for i := range 3 {
+				arg := fmt.Sprintf(form, i)
+				log += "203.0.113.48   [0968] 10:14:02 <<< RCPT TO:" + arg + "\n203.0.113.48   [0968] 10:14:02 >>> 550 " + arg + "... User unknown\n"
+			}
+			_, rec := read(ByName("icewarp"), []byte(log))
+			for i := range 3 {
+				if want := fmt.Sprintf("rcpt \"g%d@example.org\" <g%d@example.org> permfail 550 cause=user", i, i); !strings.Contains(rec.b.String(), want) {
+					t.Errorf("no %s in:\n%s", want, rec.b.String())
+				}
+			}
+		})
 	}
 }

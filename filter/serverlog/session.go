@@ -17,10 +17,11 @@ const (
 	// maxAlike is the maximum number of steps of a session that have the same kind, result and
 	// cause. For steps with equal arguments, the maximum is half of maxAlike. Further steps are
 	// omitted. Each kind has its own limit, so that harmless steps cannot displace evidence.
-	maxAlike   = 300
-	maxName    = 255 // RFC 5321 section 4.5.3.1.2
-	maxPath    = 256 // RFC 5321 section 4.5.3.1.3
-	maxExample = 200
+	maxAlike    = 300
+	maxName     = 255  // RFC 5321 section 4.5.3.1.2
+	maxPath     = 256  // RFC 5321 section 4.5.3.1.3
+	maxArgument = 2048 // longest line that mail servers accept
+	maxExample  = 200
 )
 
 func clip(b []byte, most int) []byte { return b[:min(len(b), most)] }
@@ -191,7 +192,7 @@ func (s *session) policy(at int64, phase smtp.Phase, reply []byte) {
 // mail adds the sender of a transaction.
 func (s *session) mail(at int64, sender []byte, class uint8) {
 	s.open, s.sender = true, append(s.sender[:0], clip(sender, maxPath)...)
-	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at}, smtpd.Argument(sender, maxPath), nil)
+	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: smtp.ResultOK, class: class, at: at}, smtpd.Address(sender, maxPath), nil)
 }
 
 // mailAgain adds the sender of a rejected recipient. mailAgain is used for logs that do not show
@@ -209,7 +210,7 @@ func (s *session) mailAgain(at int64, sender []byte) {
 
 // mailFailed adds a rejected MAIL.
 func (s *session) mailFailed(at int64, sender []byte, code uint32, reply []byte, cause smtp.Cause) {
-	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: resultOf(code), cause: cause, code: code, at: at}, smtpd.Argument(sender, maxPath), clip(reply, maxExample))
+	s.add(step{kind: smtp.EventMail, verb: smtp.VerbMail, result: resultOf(code), cause: cause, code: code, at: at}, smtpd.Address(sender, maxPath), clip(reply, maxExample))
 }
 
 // rcpt adds a recipient. code is 0 if the recipient was accepted.
@@ -219,7 +220,7 @@ func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause s
 	if code != 0 {
 		st.result, st.code, st.cause = resultOf(code), code, cause
 	}
-	s.add(st, smtpd.Argument(addr, maxPath), clip(reply, maxExample))
+	s.add(st, smtpd.Address(addr, maxPath), clip(reply, maxExample))
 }
 
 // incomplete returns a name for a recipient whose text in the log is incomplete. Different

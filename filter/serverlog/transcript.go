@@ -116,6 +116,7 @@ func (t *transcript) session(key []byte, at int64, addr []byte) *session {
 	}
 	s := t.open(key, at, nil, address(addr, nil))
 	s.partial, s.talk = true, new(talk)
+	s.talk.red.Late()
 	return s
 }
 
@@ -130,10 +131,27 @@ func (s *session) closing() smtp.Ending {
 	return smtp.EndingClosed
 }
 
-// endpoint parses "[ADDRESS:PORT] ...", "ADDRESS:PORT ..." or "ADDRESS".
+// endpoint parses "[ADDRESS:PORT] ...", "[ADDRESS]:PORT ...", "ADDRESS:PORT ..." or "ADDRESS".
+//
+// In "[2001:db8::1:25]", 25 may be a port or a part of the address. The address is then "?", because
+// another host must not get the evidence about the client.
 func endpoint(s []byte) (addr, port []byte) {
 	if len(s) > 0 && s[0] == '[' {
-		s, _, _ = bytes.Cut(s[1:], []byte("]"))
+		inner, after, _ := bytes.Cut(s[1:], []byte("]"))
+		if after, ok := bytes.CutPrefix(after, []byte(":")); ok {
+			port, _, _ = bytes.Cut(after, []byte(" "))
+			return inner, port
+		}
+		i := bytes.LastIndexByte(inner, ':')
+		switch whole := address(inner, nil).IsValid(); {
+		case i < 0 || !address(inner[:i], nil).IsValid():
+			return inner, nil
+		case whole && number(inner[i+1:]) > 0:
+			return []byte("?"), nil
+		case !whole:
+			return inner[:i], inner[i+1:]
+		}
+		return inner, nil
 	}
 	s, _, _ = bytes.Cut(s, []byte(" "))
 	if i := bytes.LastIndexByte(s, ':'); i > 0 && bytes.IndexByte(s, ':') == i {
@@ -158,8 +176,8 @@ func (s *session) said(line []byte) {
 	t.first = 0
 	shown, verb := t.red.Line(line)
 	t.line = append(t.line[:0], clip(shown, maxExample)...)
-	t.secret = masked(shown, line)
-	t.arg = append(t.arg[:0], clip(argument(line, verb), maxPath)...)
+	t.secret = masked(shown, line, verb)
+	t.arg = append(t.arg[:0], clip(argument(line, verb), maxArgument)...)
 	if verb != smtp.VerbExchange {
 		t.verb = verb
 	}
@@ -167,9 +185,13 @@ func (s *session) said(line []byte) {
 }
 
 // masked reports whether parts of a line are masked in shown. If parts are masked, the server's
-// reply may repeat these parts.
-func masked(shown, line []byte) bool {
-	return !bytes.Equal(bytes.TrimSpace(shown), bytes.TrimSpace(line))
+// reply may repeat these parts. A long MAIL or RCPT is cut, but not masked.
+func masked(shown, line []byte, verb smtp.Verb) bool {
+	shown, line = bytes.TrimSpace(shown), bytes.TrimSpace(line)
+	if verb == smtp.VerbMail || verb == smtp.VerbRcpt {
+		line = clip(line, max(len(shown), maxExample))
+	}
+	return !bytes.Equal(shown, line)
 }
 
 // status returns the enhanced status code (RFC 3463) at the start of a reply's text. The code may
@@ -184,7 +206,10 @@ func argument(line []byte, verb smtp.Verb) []byte {
 	case smtp.VerbMail, smtp.VerbRcpt:
 		_, addr, _ := bytes.Cut(line, []byte(":"))
 		addr = bytes.TrimSpace(addr)
-		if len(addr) > 0 && addr[0] == '<' {
+		switch {
+		case bytes.IndexByte(addr, '(') >= 0: // a comment; see mailbox.Address
+			return addr
+		case len(addr) > 0 && addr[0] == '<':
 			return addr[1 : 1+outside(addr[1:], '>')]
 		}
 		addr, _, _ = bytes.Cut(addr, []byte(" "))
@@ -369,7 +394,7 @@ var otherWords = []string{"sender", "mail from", "helo", "ehlo", "client", "agen
 // recipientReason returns a reply's text in lower case. recipientReason removes the recipient,
 // because the client may choose misleading words as the recipient.
 func recipientReason(text, addr []byte) []byte {
-	text, addr = bytes.ToLower(clip(text, 4*maxPath)), bytes.ToLower(addr)
+	text, addr = bytes.ToLower(clip(text, 2*maxArgument)), bytes.ToLower(addr)
 	if bytes.IndexByte(addr, '@') < 0 {
 		return text
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"slices"
 
+	"scanwatch/internal/mailbox"
 	"scanwatch/internal/smtp"
 )
 
@@ -150,6 +151,12 @@ func Argument(name []byte, most int) []byte {
 		name = name[:i]
 	}
 	return clip(name, most)
+}
+
+// Address is like [Argument] for the argument of a MAIL or RCPT command. Address removes the parts of
+// the argument that mail servers ignore.
+func Address(arg []byte, most int) []byte {
+	return clip(mailbox.Address(Argument(arg, len(arg))), most)
 }
 
 // Greeting is like [Argument], but also removes an AUTH command in the same line as the greeting.

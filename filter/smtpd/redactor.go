@@ -16,6 +16,10 @@ type Redactor struct {
 	buf   []byte
 }
 
+// Late prepares the redactor for a session whose start is unknown. The next lines may belong to a
+// login.
+func (r *Redactor) Late() { r.st.sawAuth = true }
+
 // Line returns a client's line without secrets, and the verb of the line. For a line of an AUTH
 // exchange, the verb is VerbExchange. The result is valid until the next call.
 func (r *Redactor) Line(line []byte) (shown []byte, verb smtp.Verb) {

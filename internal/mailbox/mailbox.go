@@ -1,4 +1,4 @@
-// Package mailbox recognises local parts that are hashes or role accounts.
+// Package mailbox parses addresses, and recognises local parts that are hashes or role accounts.
 package mailbox
 
 import "bytes"
@@ -58,4 +58,59 @@ func AppendBase(dst, addr []byte, delimiter byte) []byte {
 		}
 	}
 	return dst
+}
+
+// Address returns the address in the argument of a MAIL or RCPT command, without comments, spaces,
+// a source route (RFC 5321 section 4.1.1.3), a group name, and text outside of angle brackets.
+// Mail servers ignore these parts, so a client could use them to make different mailboxes look
+// equal, or equal ones different. If no address remains, Address returns the argument.
+func Address(arg []byte) []byte {
+	addr, inside := bytes.TrimSpace(arg), false // inside reports whether addr[i] is in angle brackets
+	if inner, ok := bytes.CutPrefix(addr, []byte("<")); ok {
+		if inner, ok = bytes.CutSuffix(inner, []byte(">")); ok && !bytes.ContainsAny(inner, "<>\"") {
+			addr, inside = inner, true
+		}
+	}
+	if !bytes.ContainsAny(addr, "()<>:; \t\r\n") {
+		return addr
+	}
+	var (
+		out             = make([]byte, 0, len(addr))
+		comments        int
+		quoted, literal bool
+	)
+	for i := 0; i < len(addr); i++ {
+		c := addr[i]
+		if c == '\\' && i+1 < len(addr) {
+			if i++; comments == 0 {
+				out = append(out, c, addr[i])
+			}
+			continue
+		}
+		switch {
+		case c == '(' && !quoted:
+			comments++
+		case comments > 0:
+			if c == ')' {
+				comments--
+			}
+		case quoted || c == '"':
+			out, quoted = append(out, c), quoted != (c == '"')
+		case c == '<':
+			out, inside = out[:0], true
+		case c == '>' && inside:
+			i = len(addr)
+		case c == ':' && !literal && (len(out) > 0 && out[0] == '@' || !inside && addr[len(addr)-1] == ';'):
+			out = out[:0]
+		case c == ' ' && !inside && bytes.IndexByte(out, '@') > 0: // parameters follow
+			i = len(addr)
+		case c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == ';' && !inside:
+		default:
+			out, literal = append(out, c), c == '[' || literal && c != ']'
+		}
+	}
+	if len(out) == 0 && !inside {
+		return addr
+	}
+	return out
 }
