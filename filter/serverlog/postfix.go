@@ -525,11 +525,10 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	if !milter {
 		cause = r.cause()
 	}
-	r.recipient = distinct(r.recipient)
 	switch {
 	case string(r.command) == "VRFY" && cause == smtp.CauseUser: // the client has asked for a mailbox
 		s.add(step{kind: smtp.EventRcpt, verb: smtp.VerbNames, result: resultOf(r.code), code: r.code, cause: cause, class: rejected, at: l.At},
-			smtpd.Address(r.recipient, maxPath), clip(r.reply, maxExample))
+			distinct(r.recipient), clip(r.reply, maxExample))
 		return true
 	case !known: // VRFY, ETRN and other commands
 		line := append(append(bytes.Clone(r.command), ' '), r.recipient...)

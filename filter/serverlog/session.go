@@ -215,12 +215,11 @@ func (s *session) mailFailed(at int64, sender []byte, code uint32, reply []byte,
 
 // rcpt adds a recipient. code is 0 if the recipient was accepted.
 func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause smtp.Cause, class uint8) {
-	addr = distinct(addr)
 	st := step{kind: smtp.EventRcpt, verb: smtp.VerbRcpt, result: smtp.ResultOK, class: class, at: at}
 	if code != 0 {
 		st.result, st.code, st.cause = resultOf(code), code, cause
 	}
-	s.add(st, smtpd.Address(addr, maxPath), clip(reply, maxExample))
+	s.add(st, distinct(addr), clip(reply, maxExample))
 }
 
 // incomplete returns a name for a recipient whose text in the log is incomplete. Different
@@ -230,9 +229,10 @@ func incomplete(s *session, at int64) []byte {
 	return hashed(fmt.Appendf(nil, "%s %d %d", s.key, at, s.count[smtp.VerbRcpt]))
 }
 
-// distinct returns a name for an address that is too long to be stored. Different addresses have
-// different names, even if they begin alike.
-func distinct(addr []byte) []byte {
+// distinct returns the address of a recipient without credentials, or a name if the address is too
+// long to be stored. Different addresses have different names, even if they begin alike.
+func distinct(arg []byte) []byte {
+	addr := smtpd.Address(arg, len(arg))
 	if len(addr) > maxPath {
 		return hashed(addr)
 	}
