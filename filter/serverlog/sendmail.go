@@ -290,12 +290,12 @@ func codeOf(reply []byte) (code uint32) {
 // shortened is the length of an address in the log if Sendmail has removed the middle.
 const shortened = 203
 
-// recipient returns the argument of RCPT without angle brackets.
+// recipient returns the argument of RCPT.
 func (m *sendmail) recipient(l *maillog.Line, s *session, arg []byte) []byte {
 	if len(arg) >= shortened {
 		return incomplete(s, l.At)
 	}
-	return bare(arg)
+	return arg
 }
 
 // userUnknown handles "ARGUMENT... User unknown". The argument is the text that the client has sent

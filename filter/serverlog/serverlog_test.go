@@ -879,7 +879,7 @@ func TestSendmailArguments(t *testing.T) {
 // TestSendmailUnknown checks arguments of all forms that Sendmail accepts. Sendmail removes the middle
 // of a long argument.
 func TestSendmailUnknown(t *testing.T) {
-	for _, form := range []string{"<g%d@example.org>", "g%d@example.org", "(c)<g%d@example.org>", "<g%d@example.org>(c)", "<g%d@example.org>x", `"phrase" <g%d@example.org>`,
+	for _, form := range []string{"<g%d@example.org>", "g%d@example.org", "(c)<g%d@example.org>", "<g%d@example.org>(c)", "<g%d@example.org>x", "<g%d@example.org>,<h@example.org>", `"phrase" <g%d@example.org>`,
 		"(" + strings.Repeat("a", 120) + ")<g%d@example.org>(" + strings.Repeat("b", 120) + ")"} {
 		var log strings.Builder
 		for i := range 8 {
