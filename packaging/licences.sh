@@ -7,8 +7,6 @@
 set -eu
 : "${GO:=go}"
 
-files() { find "$1" -maxdepth 1 -type f | grep -Ei '/(licen[cs]e|copying|notice|patents)[^/]*$' | LC_ALL=C sort; }
-
 format='{{with .Module}}{{if not .Main}}{{.Path}} {{$.ImportPath}} {{$.Dir}}{{end}}{{end}}'
 packages=$(for os; do
 	GOOS=$os CGO_ENABLED=0 $GO list -deps -f "$format" ./cmd/filter-scanwatch ./cmd/milter-scanwatch ./cmd/scanwatch
@@ -17,19 +15,38 @@ done | LC_ALL=C sort -u)
 # Go has the same licence as its modules. Some systems install Go without it.
 root=$($GO env GOROOT)
 [ -e "$root/LICENSE" ] || root=$(echo "$packages" | sed -n 's,^golang.org/x/sys golang.org/x/sys/unix \(.*\)/unix$,\1,p')
-files "$root" | sed 's/^/Go /'
 
 # A licence may apply to only part of a module: search the directories from each
-# package up to the top of its module.
-echo "$packages" | while read -r module package dir; do
-	top=${dir%"${package#"$module"}"}
-	[ -n "$(files "$top")" ] || {
-		echo "licences: $module: no licence in $top" >&2
-		exit 1
-	}
-	while :; do
-		files "$dir" | sed "s,^,$module ,"
-		[ "$dir" != "$top" ] || break
-		dir=${dir%/*}
-	done
-done | LC_ALL=C sort -u
+# package up to the top of its module. A line has the module, the directory, and "top"
+# for the last of these directories.
+dirs=$(echo "Go $root top"
+	echo "$packages" | awk '{
+		top = substr($3, 1, length($3) - length($2) + length($1))
+		for (dir = $3; dir != top; sub("/[^/]*$", "", dir)) print $1, dir
+		print $1, top, "top"
+	}' | LC_ALL=C sort -u)
+list=$(echo "$dirs" | cut -d' ' -f2 | xargs sh -c 'find "$@" -maxdepth 1 -type f' find |
+	grep -Ei '/(licen[cs]e|copying|notice|patents)[^/]*$' | LC_ALL=C sort |
+	awk -v dirs="$dirs" '
+		BEGIN {
+			n = split(dirs, lines, "\n")
+			for (i = 1; i <= n; i++) {
+				split(lines[i], word, " ")
+				module[word[2]] = word[1]
+				if (word[3]) top[word[1]] = word[2]
+			}
+		}
+		{
+			dir = $0
+			sub("/[^/]*$", "", dir)
+			print module[dir], $0
+			found[dir] = 1
+		}
+		END {
+			for (name in top) if (!(top[name] in found)) {
+				print "licences: " name ": no licence in " top[name] | "cat >&2"
+				failed = 1
+			}
+			exit failed
+		}')
+echo "$list" | LC_ALL=C sort -s -k1,1

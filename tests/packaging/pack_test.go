@@ -84,6 +84,19 @@ func sources(t *testing.T) string {
 	return dir
 }
 
+// edit replaces a text in a file below packaging in a copy of the sources.
+func edit(t *testing.T, dir, name, old, text string) {
+	t.Helper()
+	name = filepath.Join(dir, "packaging", name)
+	if err := os.WriteFile(name, []byte(strings.ReplaceAll(read(t, name), old, text)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fast makes the build of the Debian package in dir avoid the default compression, which is slow.
+// lintian accepts only some kinds.
+func fast(t *testing.T, dir string) { edit(t, dir, "deb.sh", "-Zxz", "-Zxz -z0") }
+
 // pretended returns a directory in which make install works without a build.
 func pretended(t *testing.T) string {
 	t.Helper()
@@ -254,6 +267,7 @@ func TestDebian(t *testing.T) {
 	bytesOf := make(map[string][]byte)
 	for i := range packages {
 		dir := sources(t)
+		fast(t, dir)
 		run(t, dir, nil, "make", "-s", "deb")
 		found, _ := filepath.Glob(filepath.Join(dir, "*.deb"))
 		if len(found) != 1 {
@@ -268,16 +282,7 @@ func TestDebian(t *testing.T) {
 			bytesOf[name] = data
 		}
 	}
-	// Avoid the default compression, which is slow. lintian accepts only some kinds.
-	edit := func(dir, name string, f func(string) string) {
-		name = filepath.Join(dir, "packaging", name)
-		if err := os.WriteFile(name, []byte(f(read(t, name))), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fast := func(s string) string { return strings.ReplaceAll(s, "-Zxz", "-Zxz -z0") }
 	dir := filepath.Dir(packages[1])
-	edit(dir, "deb.sh", fast)
 	run(t, dir, nil, "make", "-s", "deb", "GOARCH=arm64")
 	arm64, _ := filepath.Glob(filepath.Join(dir, "*_arm64.deb"))
 	if len(arm64) != 1 {
@@ -293,8 +298,8 @@ func TestDebian(t *testing.T) {
 	// Build the next version like a maintainer.
 	next := sources(t)
 	newer := version + ".99"
-	edit(next, "debian/changelog", func(s string) string { return strings.ReplaceAll(s, version, newer) })
-	edit(next, "deb.sh", fast)
+	edit(t, next, "debian/changelog", version, newer)
+	fast(t, next)
 	run(t, next, nil, "make", "-s", "deb", "VERSION="+newer)
 	upgrade, _ := filepath.Glob(filepath.Join(next, "*.deb"))
 	if len(upgrade) != 1 {
@@ -408,6 +413,7 @@ func TestDebianArchitecture(t *testing.T) {
 	for _, name := range []string{"README.md", "CHANGES.md", "DECISIONS.md", "LICENSE", "go.mod", "go.sum", "cmd", "filter", "internal", "store"} {
 		run(t, project, nil, "cp", "-R", name, dir)
 	}
+	fast(t, dir)
 	program := filepath.Join(dir, "hello.go")
 	if err := os.WriteFile(program, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
 		t.Fatal(err)
