@@ -19,12 +19,14 @@ root=$($GO env GOROOT)
 # A licence may apply to only part of a module: search the directories from each
 # package up to the top of its module. A line has the module, the directory, and "top"
 # for the last of these directories.
-dirs=$(echo "Go $root top"
+dirs=$(
+	echo "Go $root top"
 	echo "$packages" | awk '{
 		top = substr($3, 1, length($3) - length($2) + length($1))
 		for (dir = $3; dir != top; sub("/[^/]*$", "", dir)) print $1, dir
 		print $1, top, "top"
-	}' | LC_ALL=C sort -u)
+	}' | LC_ALL=C sort -u
+)
 list=$(echo "$dirs" | cut -d' ' -f2 | xargs sh -c 'find "$@" -maxdepth 1 -type f' find |
 	grep -Ei '/(licen[cs]e|copying|notice|patents)[^/]*$' | LC_ALL=C sort |
 	awk -v dirs="$dirs" '

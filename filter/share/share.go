@@ -9,9 +9,13 @@
 // Bans need an additional rule, because one host may unban a prefix that another host
 // has banned. Each ban carries the stamp of the prefix's latest unban that the ban's
 // host knew of at that time. The ban counts only if there is no later unban. An unban
-// therefore ends all bans that were imposed without knowledge of any unban, regardless
-// of wrong clocks. A host that knows of an unban is assumed to know of all unbans with
-// earlier stamps.
+// therefore ends all bans that were imposed without knowledge of any unban, even if a
+// clock was wrong by a few hours. It ends no ban that started long after it; see
+// memory.MayEnd. A host that knows of an unban is assumed to know of all unbans with
+// earlier stamps. An unban's stamp is its own time, however late it is sent.
+//
+// A host whose ban another host has ended deletes its register, so that the ban cannot
+// return when the unban is lost.
 //
 // A host that sends false rows cannot affect other hosts' friends, users and clients
 // with standing; see package decide. Its bans have no effect until this standing is
