@@ -235,7 +235,7 @@ func echo(b *Bans, f *Foreign, old *ban, known, changed bool, by int64) bool {
 	row.since = be.Uint32(f.Value)
 	row.shift(by)
 	p, _ := readPrefix(f.Key)
-	other, sentBack := b.others.get(p) // after a loss, this host's bans are among those of other hosts
+	other, sentBack := b.others.get(p) // after a loss, this host's bans are in that book
 	sentBack = sentBack && b.rules.imposed(&other) == b.name
 	deleted := !known && !sentBack && (changed || !b.lost(row.since))
 	switch f.Origin {

@@ -100,7 +100,7 @@ func (m *sendmail) line(l *maillog.Line) verdict {
 
 // afterRelay returns the text that follows a client at the start of s, or nil if there is no
 // client. A client has the form "NAME [ADDRESS]" or "[ADDRESS]". "USER@" may precede it, or
-// "IDENT:USER@" if the client's ident reply says that the user is not a user of the system.
+// "IDENT:USER@" if the client's ident reply means that the user is not a user of the system.
 func afterRelay(s []byte) []byte {
 	i := bytes.IndexByte(s, '[')
 	j := bytes.IndexByte(s, ']')

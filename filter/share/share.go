@@ -830,7 +830,7 @@ func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []
 // records that the memory now knows of it.
 func pass(r *Replica, key rowKey, w *row) (ended bool) {
 	own, _ := r.register(key, r.hosts[r.self])
-	if !w.own { // the memory may be from a backup, and lack what it once knew
+	if !w.own { // the memory may be from a backup that precedes the unban
 		own = register{}
 	}
 	unban := r.unbanned(key)

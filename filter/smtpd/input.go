@@ -11,7 +11,7 @@ import (
 // mail server logs all lines of the input as one text with escape sequences. after is the command
 // that the server had not replied to, or CONNECT before the server's greeting.
 //
-// The lines are redacted one by one, because a login consists of several lines.
+// The lines are redacted in turn, because a login consists of several lines.
 func RedactInput(logged, after []byte) (shown []byte) {
 	r := UnknownRedactor{seen: VerbOf(after) == smtp.VerbAuth}
 	first, message := string(after) == "CONNECT", isMessage(VerbOf(after), after)
@@ -54,8 +54,8 @@ func cutEscaped(text []byte) (line, end, rest []byte) {
 	return line, nil, nil
 }
 
-// unescape returns the first character of text, and the length of its escape sequence. The escape
-// sequences are those of C.
+// unescape returns the first character of text, and the length of its escape sequence. C has the same
+// escape sequences.
 func unescape(text []byte) (c byte, n int) {
 	if text[0] != '\\' || len(text) == 1 {
 		return text[0], 1
