@@ -4,8 +4,10 @@ package promises
 
 import (
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"testing"
 )
 
 // A call is a system call in a strace(1) trace.
@@ -15,7 +17,7 @@ type call struct {
 
 var (
 	complete   = regexp.MustCompile(`^(\d+) +(\w+)\((.*)\) += (.*)$`)
-	unfinished = regexp.MustCompile(`^(\d+) +(\w+)\((.*) <unfinished \.\.\.>(?:\) = \?)?$`)
+	unfinished = regexp.MustCompile(`^(\d+) +(\w+)\((.*) <unfinished \.\.\.>(?:\) += \?)?$`)
 	resumed    = regexp.MustCompile(`^(\d+) +<\.\.\. \w+ resumed>(.*)\) += (.*)$`)
 	quoted     = regexp.MustCompile(`"((?:[^"\\]|\\.)*)"`)
 )
@@ -222,4 +224,19 @@ func (c call) permissions() string {
 		}
 	}
 	return need
+}
+
+// TestParse checks calls that strace prints in two parts, and calls that the end of the process
+// interrupted. strace aligns the results with spaces.
+func TestParse(t *testing.T) {
+	got := parse(`7 fcntl(12</x>, F_GETFL <unfinished ...>)   = ?
+8 fcntl(12</x>, F_GETFL <unfinished ...>) = ?
+7 read(3, <unfinished ...>
+8 close(3)      = 0
+7 <... read resumed>"a", 1) = 1
+`)
+	want := []call{{"fcntl", "12</x>, F_GETFL", ""}, {"fcntl", "12</x>, F_GETFL", ""}, {"read", `3,"a", 1`, "1"}, {"close", "3", "0"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
 }
