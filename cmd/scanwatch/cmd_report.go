@@ -112,7 +112,9 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 	case f.mail:
 		err = summary.Mail(e.out, e.zone)
 	case f.html == "":
-		err = summary.Text(e.out, report.TextOptions{Zone: e.zone, Style: output.StyleOf(e.stdout), Only: f.only})
+		style := output.StyleOf(e.stdout)
+		e.safe.Styled = style.Colour
+		err = summary.Text(e.out, report.TextOptions{Zone: e.zone, Style: style, Only: f.only})
 	}
 	return errors.Join(err, r.Incomplete)
 }

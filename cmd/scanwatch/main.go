@@ -40,6 +40,7 @@ type env struct {
 	dir      string                   // state directory given with -s
 	find     func(file string) string // returns the path of the configuration; see config.Find
 	out      *bufio.Writer
+	safe     *text.Writer // escapes the text of out
 	err      io.Writer
 	stdout   io.Writer // unfiltered output, possibly a terminal
 	terminal io.Writer // unfiltered err, for progress
@@ -67,13 +68,13 @@ func main() {
 
 // main runs the command line and returns the exit status.
 func (e *env) main(args []string, stdout io.Writer) int {
-	safe := text.NewWriter(stdout)
-	e.out = bufio.NewWriterSize(safe, 64<<10)
+	e.safe = text.NewWriter(stdout)
+	e.out = bufio.NewWriterSize(e.safe, 64<<10)
 	e.command = (*env).run
 	e.stdout, e.terminal, e.err = stdout, e.err, text.NewWriter(e.err)
 	err := e.run(args)
 	// Print the output that precedes an error.
-	if failed := errors.Join(e.out.Flush(), safe.Close()); err == nil {
+	if failed := errors.Join(e.out.Flush(), e.safe.Close()); err == nil {
 		err = failed
 	}
 	return e.exitStatus(err)

@@ -21,6 +21,10 @@ const (
 	reset  = "\x1b[0m"
 )
 
+const esc = 0x1b // the first byte of each sequence
+
+var sequences = []string{bold, red, yellow, reset}
+
 // Title styles a heading.
 func (s Style) Title(text string) string { return s.paint(bold, text) }
 

@@ -14,16 +14,20 @@ import (
 // Callers should escape hostile text with Escape. The Writer protects against callers that do not,
 // and against hostile file names.
 type Writer struct {
+	// Styled is set while the output contains the sequences of a Style, which Write then writes
+	// unchanged.
+	Styled bool
+
 	to   io.Writer
-	rest []byte // bytes of an incomplete character
+	rest []byte // bytes of an incomplete character or sequence
 	buf  []byte
 }
 
 // NewWriter returns a Writer to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{to: w} }
 
-// Write writes p. If p ends in the middle of a character, Write keeps up to three bytes
-// until the next Write or Close.
+// Write writes p. If p ends in the middle of a character or of a Style's sequence, Write keeps its
+// bytes until the next Write or Close.
 func (w *Writer) Write(p []byte) (int, error) {
 	from, n := p, len(p)
 	if len(w.rest) > 0 {
@@ -38,7 +42,15 @@ func (w *Writer) Write(p []byte) (int, error) {
 			continue
 		}
 		r, size := utf8.DecodeRune(from[i:])
+		styled, whole := w.sequence(from[i:])
 		switch {
+		case styled > 0 && whole:
+			i += styled
+			continue
+		case styled > 0:
+			w.rest = append(w.rest, from[i:]...)
+			from = from[:i]
+			continue
 		case r == utf8.RuneError && size == 1 && !utf8.FullRune(from[i:]):
 			w.rest = append(w.rest, from[i:]...)
 			from = from[:i]
@@ -64,6 +76,21 @@ func (w *Writer) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return n, nil
+}
+
+// sequence returns the length of the Style's sequence that b starts with, and reports whether it is
+// complete. The length is 0 if b starts with other text.
+func (w *Writer) sequence(b []byte) (n int, whole bool) {
+	if !w.Styled || b[0] != esc {
+		return 0, false
+	}
+	for _, s := range sequences {
+		n = min(len(s), len(b))
+		if string(b[:n]) == s[:n] {
+			return n, n == len(s)
+		}
+	}
+	return 0, false
 }
 
 // Close writes the remaining bytes of an incomplete character, but does not

@@ -48,6 +48,26 @@ func TestWriter(t *testing.T) {
 	}
 }
 
+// TestWriterStyled checks that a styled Writer keeps only the sequences of a Style, regardless of how
+// they are split.
+func TestWriterStyled(t *testing.T) {
+	in := text.Style{Colour: true}.Title("Title") + text.Style{Colour: true}.Alarm("é") + "\x1b[2J\x1b[32m\x1b\x1b[1m\x1b[0"
+	want := "\x1b[1mTitle\x1b[0m\x1b[31mé\x1b[0m" + `\u001b[2J\u001b[32m\u001b` + "\x1b[1m" + `\x1b\x5b\x30`
+	for i := range in {
+		var out bytes.Buffer
+		w := text.NewWriter(&out)
+		w.Styled = true
+		for _, p := range []string{in[:i], in[i:]} {
+			if _, err := io.WriteString(w, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil || out.String() != want {
+			t.Errorf("split at %d: got %q, %v", i, out.String(), err)
+		}
+	}
+}
+
 // FuzzWriter checks that the output is safe, does not depend on how the input
 // is split, and keeps the meaning of escaped JSON.
 func FuzzWriter(f *testing.F) {

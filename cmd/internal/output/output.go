@@ -67,15 +67,15 @@ func (p *Progress) Clear() {
 }
 
 // StyleOf returns the style for text written to w. On a terminal, the text is as wide as the
-// terminal. Otherwise, the width is the value of the environment variable COLUMNS, or 80. Colours
-// are used on terminals unless NO_COLOR is set (no-color.org).
+// terminal. Otherwise, and on a terminal of unknown size, the width is the value of the environment
+// variable COLUMNS, or 80. Colours are used on terminals unless NO_COLOR is set (no-color.org).
 func StyleOf(w io.Writer) text.Style {
 	s := text.Style{Columns: 80}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
 		s.Columns = n
 	}
 	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		if n, _, err := term.GetSize(int(f.Fd())); err == nil {
+		if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
 			s.Columns = n
 		}
 		s.Colour = os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
