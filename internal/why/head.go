@@ -52,18 +52,23 @@ func (a *Answer) summarize(zone *time.Location) {
 		if n := len(bans) - 1; n > 0 {
 			a.State += ", and " + text.Plural(n, "other host")
 		}
-		if s == nil {
-			a.Cause = b.cause()
+		if s == nil || s.Session != b.Session && s.Start.Before(b.Since) { // the rejection is older than the ban
+			a.Cause = a.banCause(b, day)
 		}
-		a.Undo = "scanwatch unban " + prefix.String(b.Prefix)
+		a.Undo = unban(b)
 	case len(a.Hosts) > 0:
 		a.State = "not banned"
-		if b := a.observed(); b != nil {
+		b := a.mainBan()
+		if b != nil && !b.Expired {
 			a.State += fmt.Sprintf(", but would be until %s in enforce mode", day(b.Until))
+		} else if b != nil && s == nil {
+			a.State += "; the last ban ended on " + day(b.Until)
 		}
-		if b := a.Hosts[0].Bans; s == nil && len(b) > 0 {
-			a.State += "; the last ban ended on " + day(b[0].Until)
-			a.Cause = b[0].cause()
+		if b != nil && s == nil {
+			a.Cause = a.banCause(b, day)
+			if !b.Expired {
+				a.Undo = unban(b)
+			}
 		}
 	}
 	if a.Matched > 0 {
@@ -73,6 +78,24 @@ func (a *Answer) summarize(zone *time.Location) {
 		a.State = join(a.State, "other hosts in "+x.Prefix.String()+" are banned")
 	}
 }
+
+// mainBan returns the ban that State describes: an enforced ban, else an observed ban, else the first
+// host's latest ban. mainBan returns nil if there is none.
+func (a *Answer) mainBan() *Ban {
+	if bans := a.banned(); len(bans) > 0 {
+		return bans[0]
+	}
+	if b := a.observed(); b != nil {
+		return b
+	}
+	if len(a.Hosts) > 0 && len(a.Hosts[0].Bans) > 0 {
+		return &a.Hosts[0].Bans[0]
+	}
+	return nil
+}
+
+// unban returns the command that ends a ban.
+func unban(b *Ban) string { return "scanwatch unban " + prefix.String(b.Prefix) }
 
 // observes reports whether the filter is in observe mode.
 func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }
@@ -99,6 +122,29 @@ func (a *Answer) observed() *Ban {
 		}
 	}
 	return nil
+}
+
+// banCause describes a ban and, if its session is in the answer, the evidence.
+func (a *Answer) banCause(b *Ban, day func(time.Time) string) string {
+	if b.Manual || b.On() != "" {
+		return b.cause()
+	}
+	var session *Session
+	var rule *Rule
+	for _, s := range slices.Concat(a.Sessions, a.Deciding) {
+		if s.Session != b.Session || !b.Affects(s.source) || s.Start.After(b.Since) || session != nil && s.Start.Before(session.Start.Time) {
+			continue
+		}
+		for i := range s.Rules {
+			if r := &s.Rules[i]; r.Decision == "ban" && r.Rule == text.Escape(b.Rule) {
+				session, rule = s, r
+			}
+		}
+	}
+	if session == nil {
+		return b.cause()
+	}
+	return session.cause(rule) + ", " + day(session.Start.Time)
 }
 
 // cause states whether the operator or a rule imposed the ban, with the rule's name.

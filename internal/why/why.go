@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -70,7 +71,7 @@ type Answer struct {
 	Question string     `json:"question"`
 	Kinds    []string   `json:"as"`             // possible kinds of the question
 	State    string     `json:"state"`          // whether the client is banned, was rejected, or neither
-	Cause    string     `json:"cause"`          // cause of the newest rejection
+	Cause    string     `json:"cause"`          // cause of the ban or the newest rejection
 	Undo     string     `json:"undo"`           // command that undoes the decision
 	Mode     string     `json:"mode,omitempty"` // current mode of the filter; no ban is enforced in observe mode
 	Matched  int        `json:"matched"`        // matching sessions
@@ -160,6 +161,13 @@ func Find(q *Question, o Options) (*Answer, error) {
 	if err := w.findHosts(); err != nil {
 		return nil, err
 	}
+	for _, h := range w.answer.Hosts {
+		h.trim()
+	}
+	main := w.answer.mainBan()
+	if main != nil && main.Ban.Session != 0 && main.On() == "" {
+		bans[main.Ban.Session] = nil
+	}
 	if err := w.searchAll(bans); err != nil {
 		return nil, err
 	}
@@ -168,9 +176,13 @@ func Find(q *Question, o Options) (*Answer, error) {
 	}
 	for _, s := range w.answer.Sessions {
 		for i := range s.Rules {
-			w.findBan(s, &s.Rules[i], bans)
-			w.answer.findOrigin(s, &s.Rules[i])
+			r := &s.Rules[i]
+			r.Kept = w.addDeciding(bans[r.ban], s.End.Time, func(p netip.Prefix) bool { return p == memory.Source(s.source.Addr()) })
+			w.answer.findOrigin(s, r)
 		}
+	}
+	if main != nil && main.On() == "" {
+		w.addDeciding(bans[main.Ban.Session], main.Since, main.Affects)
 	}
 	for _, list := range [][]*Session{w.answer.Sessions, w.answer.Deciding} {
 		for _, s := range list {
@@ -431,22 +443,21 @@ func (w *query) noteGaps() error {
 	return nil
 }
 
-// findBan finds the session that led to a ban and adds it to the answer. Several sessions may have
-// the same id, because smtpd may repeat ids after a restart. findBan therefore looks for the same
-// client's newest session before s.
-func (w *query) findBan(s *Session, rule *Rule, bans map[uint64][]store.Record) {
-	list := bans[rule.ban]
+// addDeciding adds the session that led to a ban to the answer, and reports whether list, the records
+// with its id, contains it. Several sessions may have the same id, because smtpd may repeat ids after
+// a restart. addDeciding therefore looks for the client's newest session before the given time.
+func (w *query) addDeciding(list []store.Record, before time.Time, client func(netip.Prefix) bool) bool {
 	for i := len(list) - 1; i >= 0; i-- {
 		r := &list[i]
-		if !r.Src.IsValid() || memory.Source(r.Src.Addr()) != memory.Source(s.source.Addr()) || r.Start.After(s.End.Time) {
+		if !r.Src.IsValid() || !client(memory.Source(r.Src.Addr())) || r.Start.After(before) {
 			continue
 		}
-		rule.Kept = true
 		if !w.answer.has(sessionID(r.ID), r.Start) {
 			w.answer.Deciding = append(w.answer.Deciding, w.session(r))
 		}
-		return
+		return true
 	}
+	return false
 }
 
 // has reports whether a includes the session with the given id and start.

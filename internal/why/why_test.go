@@ -111,7 +111,7 @@ func whyStore(t *testing.T) (dir string) {
 		Load: func(all iter.Seq[store.Entry]) { m.Load(all, now.UnixMicro()) }})
 	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("203.0.113.77")}, memory.BanRequest{Ladder: []time.Duration{24 * time.Hour}, Rule: "botnet", Session: 0xb1}, now.Add(-time.Hour).UnixMicro())
 	m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("203.0.113.44")}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "botnet", Session: 0xdd, Observe: true}, now.Add(-2*time.Hour).UnixMicro())
-	m.Bans.AddPrefix(netip.MustParsePrefix("2001:db8:1::/48"), time.Hour, "sent \x1b[31m", now.UnixMicro())
+	m.Bans.AddPrefix(netip.MustParsePrefix("2001:db8:1::/48"), 91*time.Minute, "sent \x1b[31m", now.Add(-31*time.Minute).UnixMicro())
 	if err := errors.Join(err, state.Flush(context.Background()), state.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -274,6 +274,52 @@ func TestRejectedFirst(t *testing.T) {
 	}
 	if n := strings.Count(out, "\nSession "); n != 2 || !strings.Contains(out, "similar  18 sessions since ") || !strings.HasPrefix(out, "State: not banned; 1 of 41 sessions rejected\n") {
 		t.Errorf("%d sessions are printed:\n%s", n, out)
+	}
+}
+
+// TestBanCause checks the head of an answer about a ban by a rule in the phase end, which rejects no
+// command. The head must name the evidence, even if many newer sessions follow, and must not name an
+// older rejection.
+func TestBanCause(t *testing.T) {
+	const guess = "rule guess phase end match evidence auth-failure ban 1h"
+	const evidence = " for auth-failure alice, 2026-11-02 11:29 +0000\n"
+	for _, c := range []struct {
+		name           string
+		observe        bool
+		ago            time.Duration // since the ban
+		before, after  int           // sessions before the ban, the first of them rejected, and after the ban
+		state, undo, c string
+	}{
+		{name: "observed", observe: true, ago: 30 * time.Minute, state: "not banned, but would be until 2026-11-02 12:30 +0000 in enforce mode; no rule", undo: "scanwatch unban 192.0.2.80", c: "rule guess (observed only)" + evidence},
+		{name: "enforced", ago: 30 * time.Minute, state: "192.0.2.80 is banned until 2026-11-02 12:30 +0000; no rule", undo: "scanwatch unban 192.0.2.80", c: "rule guess" + evidence},
+		{name: "old session", ago: 30 * time.Minute, after: 30, state: "192.0.2.80 is banned until 2026-11-02 12:30 +0000; none of 31 sessions", undo: "scanwatch unban 192.0.2.80", c: "rule guess" + evidence},
+		{name: "after a rejection", ago: 30 * time.Minute, before: 1, state: "192.0.2.80 is banned until 2026-11-02 12:30 +0000; 1 of 2 sessions", undo: "scanwatch unban 192.0.2.80", c: "rule guess" + evidence},
+		{name: "ended", ago: 90 * time.Minute, state: "not banned; the last ban ended on 2026-11-02 11:30 +0000; no rule", undo: "nothing to undo", c: "rule guess for auth-failure alice, 2026-11-02 10:29 +0000\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			w := store.Open(dir, store.Options{Now: func() time.Time { return now }, Program: "test"})
+			w.Rules([]string{guess, botnetRule})
+			for i := range c.before {
+				whyAdd(w, 3*time.Hour, uint64(1+i), "192.0.2.80", store.Record{Ending: smtp.EndingRejected}, store.Step{Kind: store.KindVerdict, Text: raw("botnet"), Phase: smtp.PhaseHelo, Decision: smtp.Disconnect, Enforced: true, Rule: store.RuleRef(botnetRule)})
+			}
+			whyAdd(w, c.ago, 0xe0, "192.0.2.80", store.Record{Ending: smtp.EndingDropped, Counts: store.Counts{AuthFail: 1}},
+				store.Step{Kind: store.KindFinding, Text: raw("auth-failure"), By: raw("auth"), Arg: raw("alice"), Confidence: raw("low")},
+				store.Step{Kind: store.KindBan, Text: raw("guess"), Prefix: netip.MustParsePrefix("192.0.2.80/32"), Until: now.Add(time.Hour - c.ago), Enforced: !c.observe, Rule: store.RuleRef(guess)})
+			for i := range c.after {
+				whyAdd(w, time.Minute, uint64(0x100+i), "192.0.2.80", store.Record{Ending: smtp.EndingQuit})
+			}
+			m := memory.New()
+			m.Bans.Add(&memory.Client{Addr: netip.MustParseAddr("192.0.2.80")}, memory.BanRequest{Ladder: []time.Duration{time.Hour}, Rule: "guess", Session: 0xe0, Observe: c.observe}, now.Add(-c.ago).UnixMicro())
+			state := store.OpenState(dir, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: m.Changes, Rewrite: m.Rewrite})
+			if err := errors.Join(w.Close(), state.Flush(context.Background()), state.Close()); err != nil {
+				t.Fatal(err)
+			}
+			a, out := ask(t, "192.0.2.80", "", options(t, dir, "mode enforce\n"+guess+"\n"))
+			if !strings.HasPrefix(a.State, c.state) || a.Cause+"\n" != c.c || a.Undo != c.undo || strings.Count(out, "\nSession 00000000000000e0, ") != 1 {
+				t.Errorf("state %q\ncause %q\nundo %q\n%s", a.State, a.Cause, a.Undo, out)
+			}
+		})
 	}
 }
 
