@@ -105,6 +105,7 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 		}
 	}
 	summary := r.Summary(lines(f.Limit))
+	summary.Command = e.self()
 	switch {
 	case f.quiet && summary.Empty():
 	case f.JSON:

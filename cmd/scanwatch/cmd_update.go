@@ -116,7 +116,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		switch r.Outcome {
 		case fetch.Kept:
 			kept++
-			e.warn(label(&r) + ": new file not used: " + r.Why + remedy(&r, e.zone))
+			e.warn(label(&r) + ": new file not used: " + r.Why + e.anySize(&r))
 		case fetch.Failed:
 			failed++
 			e.warn(label(&r) + ": not downloaded: " + r.Why)
@@ -174,13 +174,13 @@ func linkTarget(file string) string {
 // label returns the name of a file for use in messages.
 func label(r *fetch.Result) string { return r.Name + " " + filepath.Base(r.File) }
 
-// remedy returns the command that accepts a file of a doubtful size, or "".
-func remedy(r *fetch.Result, zone *time.Location) string {
+// anySize returns the command that accepts a file of a doubtful size, or "".
+func (e *env) anySize(r *fetch.Result) string {
 	if r.AnySize.IsZero() {
 		return ""
 	}
 	from := r.AnySize.Add(time.Minute - 1).Truncate(time.Minute) // rounded up, because the printed time has no seconds
-	return fmt.Sprintf("; if it is correct, from %s: scanwatch update --any-size --now %s", from.In(zone).Format("2006-01-02 15:04"), r.Name)
+	return fmt.Sprintf("; if it is correct, from %s: %s update --any-size --now %s", from.In(e.zone).Format("2006-01-02 15:04"), e.self(), r.Name)
 }
 
 // outcome describes a result without an error.

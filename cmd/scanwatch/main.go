@@ -113,6 +113,29 @@ func (e *env) complain(err error) {
 // warn prints a problem that does not end the command.
 func (e *env) warn(problem string) { fmt.Fprintf(e.err, "scanwatch: %s\n", problem) }
 
+// self returns the start of commands that the operator can copy. It repeats the options -f and -s, so
+// that the command affects the same front end.
+func (e *env) self() string {
+	line := "scanwatch"
+	for _, option := range []struct{ name, value string }{{"-f", e.file}, {"-s", e.dir}} {
+		if option.value != "" {
+			line += " " + option.name + " " + shellWord(option.value)
+		}
+	}
+	return line
+}
+
+// shellWord returns s as one word of a shell command.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./@%+=:,", r)
+	}
+	if strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
 // clock returns the clock for selectors.
 func (e *env) clock() selector.Clock { return selector.Clock{Now: e.now, Zone: e.zone} }
 

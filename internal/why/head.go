@@ -55,7 +55,7 @@ func (a *Answer) summarize(zone *time.Location) {
 		if s == nil || s.Session != b.Session && s.Start.Before(b.Since) { // the rejection is older than the ban
 			a.Cause = a.banCause(b, day)
 		}
-		a.Undo = unban(b)
+		a.Undo = unban(a.command, b)
 	case len(a.Hosts) > 0:
 		a.State = "not banned"
 		b := a.mainBan()
@@ -67,7 +67,7 @@ func (a *Answer) summarize(zone *time.Location) {
 		if b != nil && s == nil {
 			a.Cause = a.banCause(b, day)
 			if !b.Expired {
-				a.Undo = unban(b)
+				a.Undo = unban(a.command, b)
 			}
 		}
 	}
@@ -94,8 +94,8 @@ func (a *Answer) mainBan() *Ban {
 	return nil
 }
 
-// unban returns the command that ends a ban.
-func unban(b *Ban) string { return "scanwatch unban " + prefix.String(b.Prefix) }
+// unban returns the line that ends a ban. The line starts with the given command.
+func unban(command string, b *Ban) string { return command + " unban " + prefix.String(b.Prefix) }
 
 // observes reports whether the filter is in observe mode.
 func (a *Answer) observes() bool { return a.Mode == rules.Observe.String() }

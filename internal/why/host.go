@@ -403,7 +403,7 @@ func (w *query) exemptByLogin(h *Host, c *client) {
 func (w *query) addRemedies(h *Host, friend bool) {
 	for i, b := range h.Bans {
 		if !b.Expired && !slices.ContainsFunc(h.Bans[:i], func(other Ban) bool { return other.Prefix == b.Prefix }) {
-			h.Remedies = append(h.Remedies, Remedy{"scanwatch unban " + prefix.String(b.Prefix), unbanned(&b, w.Policy)})
+			h.Remedies = append(h.Remedies, Remedy{unban(w.Command, &b), unbanned(&b, w.Policy)})
 		}
 	}
 	if friend {
@@ -443,7 +443,7 @@ func (w *query) befriend(p netip.Prefix) Remedy {
 			where = filepath.Join(filepath.Dir(w.File), where)
 		}
 	}
-	return Remedy{"add " + host + " to the table <friends>", "file " + text.Escape(where) + ", then run scanwatch reload: exempts the host permanently"}
+	return Remedy{"add " + host + " to the table <friends>", "file " + text.Escape(where) + ", then run " + w.Command + " reload: exempts the host permanently"}
 }
 
 // table returns a table from the current policy, or nil.

@@ -176,10 +176,11 @@ type adviser struct {
 	sessions []*Session // sessions of the host
 	policy   *rules.Policy
 	file     string // name of the policy's file
+	command  string // Options.Command
 }
 
 func newAdviser(w *query, h *Host) *adviser {
-	return &adviser{h, w.answer.sessionsOf(h), w.Policy, w.File}
+	return &adviser{h, w.answer.sessionsOf(h), w.Policy, w.File, w.Command}
 }
 
 // late adds remedies for decisions that were temporary because a list did not answer in time.
@@ -193,7 +194,7 @@ func (a *adviser) late() {
 				case l.Hold < rules.MaxHold:
 					a.remedy(fmt.Sprintf("lookup %s ... hold %dms", l.Name, rules.MaxHold.Milliseconds()), "in %s: add hold, so that clients wait for the answer", a.where(l.Pos))
 				default:
-					a.remedy("scanwatch status", "shows why lookup %s is not answering in time", l.Name)
+					a.remedy(a.command+" status", "shows why lookup %s is not answering in time", l.Name)
 				}
 			}
 		}

@@ -114,9 +114,9 @@ func (p *printer) apart(a *Answer) {
 		p.line("ban", "%s", p.ban(x.Ban, &Host{Prefix: x.Prefix})+"; it does not affect "+a.Question)
 	}
 	for _, host := range x.Hosts {
-		p.line("details", "scanwatch why %s", host)
+		p.details("%s why %s", a.command, host)
 	}
 	if a.Question != prefix.String(x.Prefix) {
-		p.line("details", "scanwatch why %s", x.Prefix)
+		p.details("%s why %s", a.command, x.Prefix)
 	}
 }

@@ -16,7 +16,7 @@ const maxFindings = 8
 
 // Text writes the answer to w, formatted for a terminal, with times in zone.
 func (a *Answer) Text(w io.Writer, zone *time.Location) {
-	p := printer{w, zone}
+	p := printer{w, zone, a.command}
 	p.head(a)
 	p.logins(a)
 	title := strings.Join(a.Kinds, " or ") + " " + a.Question
@@ -59,8 +59,9 @@ func (a *Answer) Text(w io.Writer, zone *time.Location) {
 }
 
 type printer struct {
-	w    io.Writer
-	zone *time.Location
+	w       io.Writer
+	zone    *time.Location
+	command string // Options.Command
 }
 
 func (p *printer) wrap(indent int, format string, args ...any) {
@@ -72,6 +73,11 @@ func (p *printer) time(t time.Time) string { return t.In(p.zone).Format("2006-01
 // line writes a line that starts with a name.
 func (p *printer) line(name, format string, args ...any) {
 	p.wrap(11, "%s", fmt.Sprintf("  %-9s", name)+fmt.Sprintf(format, args...))
+}
+
+// details writes a command on one line, so that it can be copied.
+func (p *printer) details(format string, args ...any) {
+	fmt.Fprintf(p.w, "  details  "+format+"\n", args...)
 }
 
 // lines writes a list that starts with a name.
@@ -120,7 +126,7 @@ func (p *printer) session(s *Session, kinds bool) {
 	if s.Damage != "" {
 		p.line("!", "the rest of the record is corrupt: %s", s.Damage)
 	}
-	p.line("details", "scanwatch show %s", s.Session)
+	p.details("%s show %s", p.command, s.Session)
 }
 
 // rules writes the decisions, with each rule's text after its last

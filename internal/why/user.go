@@ -150,10 +150,10 @@ func (a *Answer) summarizeUser(day func(time.Time) string) {
 	if len(own) > 0 {
 		b := own[0]
 		a.State = fmt.Sprintf("%s, from which the user logged in, is banned until %s; %s", prefix.String(b.Prefix), day(b.Until), a.State)
-		a.Cause, a.Undo = b.cause(), "scanwatch unban "+prefix.String(b.Prefix)
+		a.Cause, a.Undo = a.banCause(b, day), unban(a.command, b)
 	} else if n := l.banned(); n > 0 {
 		a.State += fmt.Sprintf("; %s banned now", text.Plural(n, "of these hosts is", "of these hosts are"))
-		a.Undo = "scanwatch unban ADDRESS, if the user is at one of the banned hosts below"
+		a.Undo = a.command + " unban ADDRESS, if the user is at one of the banned hosts below"
 	}
 	if a.observes() {
 		a.State = "mode observe, nothing is rejected; " + a.State
@@ -252,7 +252,7 @@ func (p *printer) logins(a *Answer) {
 		case a.waits(b):
 			line += "; banned until " + p.time(b.Until) + ", but " + memory.NotEnforced
 		default:
-			line += fmt.Sprintf("; banned until %s by %s: scanwatch unban %s", p.time(b.Until), b.cause(), prefix.String(b.Prefix))
+			line += fmt.Sprintf("; banned until %s by %s: %s", p.time(b.Until), b.cause(), unban(a.command, b))
 		}
 		p.wrap(4, "  %s", line)
 	}
@@ -272,5 +272,5 @@ func (p *printer) logins(a *Answer) {
 		p.wrap(4, "  - %s", line)
 	}
 	p.wrap(2, "  A ban affects all users at the same IPv4 address, or in the same IPv6 /64. A host from which any user logged in during the last 30 days is only banned "+
-		"by rules about auth-spray. scanwatch unban ADDRESS ends a ban; an address in the table <friends> is never banned.\n")
+		"by rules about auth-spray. %s unban ADDRESS ends a ban; an address in the table <friends> is never banned.\n", a.command)
 }

@@ -35,8 +35,11 @@ const (
 
 // Options are the inputs of Find.
 type Options struct {
-	Dir    string // state directory
-	Reader *store.Reader
+	// Command is the start of commands in the answer: scanwatch, and options if needed. If Command is
+	// empty, it is scanwatch.
+	Command string
+	Dir     string // state directory
+	Reader  *store.Reader
 	// Rows calls visit for each row in the given tables of state.db.
 	Rows func(tables []string, visit func(store.Entry) error) error
 	// Days returns the daily counters, oldest first.
@@ -87,6 +90,7 @@ type Answer struct {
 	Oldest   *text.Time `json:"oldest,omitempty"`
 	Notes    []string   `json:"notes"` // why the answer is incomplete
 
+	command string // Options.Command
 	mode    string // Mode in words
 	waiting bool   // Options.Waiting
 	records int    // matching records: sessions and aggregates
@@ -137,14 +141,18 @@ type match struct {
 	rejected bool     // a rule rejected the client, or would have in enforce mode
 }
 
+// defaultCommand is the default of Options.Command.
+const defaultCommand = "scanwatch"
+
 // Find answers a question from all records and state.db. When Find returns, Reader.Unread is the
 // number of unreadable files.
 func Find(q *Question, o Options) (*Answer, error) {
+	o.Command = cmp.Or(o.Command, defaultCommand)
 	w := &query{Options: o, q: q, texts: map[uint32]string{}, now: map[string]string{}, memory: memory.New()}
 	if err := w.identify(); err != nil {
 		return nil, err
 	}
-	w.answer = Answer{Schema: text.Schema, Mode: o.Mode, mode: o.ModeText, waiting: o.Waiting, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
+	w.answer = Answer{Schema: text.Schema, command: o.Command, Mode: o.Mode, mode: o.ModeText, waiting: o.Waiting, Question: q.String(), Kinds: q.kinds, Sessions: []*Session{}, Deciding: []*Session{}, Hosts: []*Host{}, Notes: []string{}}
 	w.answer.Notes = append(w.answer.Notes, o.Notes...)
 	if q.is("sender") || q.is("recipient") || q.is("user") {
 		q.hash(o.Dir)

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -99,7 +100,7 @@ func (s *Summary) writeSuspects(l *lines) {
 			line += fmt.Sprintf(" (%s)", text.Plural(d.Mails, "message"))
 		}
 		l.para(line, 4)
-		l.row("    scanwatch why %s", d.Session)
+		fmt.Fprintf(l, "    %s why %s\n", cmp.Or(s.Command, "scanwatch"), d.Session) // uncut, so that it can be copied
 	}
 	l.more(s.More["possible_false_positives"])
 }

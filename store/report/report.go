@@ -54,6 +54,10 @@ func (t *Totals) add(r *store.Record) {
 // A Summary is the report on a period. All text is printable. Lists are in descending
 // order and may be truncated.
 type Summary struct {
+	// Command is the start of commands in text: scanwatch, and options if needed. If Command is empty,
+	// it is scanwatch.
+	Command string `json:"-"`
+
 	Schema    int      `json:"schema"` // text.Schema
 	Since     Time     `json:"since"`
 	Until     Time     `json:"until"`

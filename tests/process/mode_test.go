@@ -62,7 +62,7 @@ func TestMode(t *testing.T) {
 	scanwatch("mode enforce\n", "mode")
 	scanwatch(banned+"\n", "export", "plain")
 	rejects("at first", true)
-	scanwatch("mode observe, by the operator; scanwatch mode policy returns to mode enforce\n", "mode", "observe")
+	scanwatch("mode observe, by the operator; scanwatch -f "+conf+" -s "+dir+" mode policy returns to mode enforce\n", "mode", "observe")
 	rejects("halted", false)
 	for _, args := range [][]string{{"export", "plain"}, {"export", "plain", "--evidence", "any"}} {
 		list := filepath.Join(t.TempDir(), "list")
