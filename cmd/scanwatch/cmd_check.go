@@ -133,9 +133,7 @@ func checkServices(e *env, p *rules.Policy) {
 	}
 	if dir, err := e.stateDir(); err == nil {
 		state = dir.Path
-		if f := control.LatestFrontEnd(state); f.Name != "" && f.Name != "smtpd" {
-			server = f.Program()
-		}
+		server = control.LatestFrontEnd(state).Server()
 		if info, err := os.Stat(state); err == nil {
 			if s, ok := info.Sys().(*syscall.Stat_t); ok {
 				filter = int(s.Uid) // the filter runs as the state directory's owner

@@ -139,7 +139,11 @@ func runFactsExport(e *env, f *factsFlags) error {
 		return err
 	}
 	if !names && !f.bans {
-		return errors.New("facts: the filter does not use this key for its hashes; add the statement fleet and restart smtpd, or use --bans")
+		problem := "facts: the filter does not use this key for its hashes; add the statement fleet and restart smtpd, or use --bans"
+		if dir, err := e.stateDir(); err == nil {
+			problem = control.Restart(problem, control.LatestFrontEnd(dir.Path).Server())
+		}
+		return errors.New(problem)
 	}
 	x := facts.Exporter{Host: fleet.Name, Key: key, Names: names && !f.bans}
 	n := 0

@@ -157,7 +157,10 @@ func RunDirProblem(dir, state string, filter int) string {
 		return fmt.Sprintf("%s is the state directory, which companions must not enter; change rundir", dir)
 	}
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && filter >= 0 && int(s.Uid) != filter {
-		return fmt.Sprintf("%s belongs to user %d; run chown %d %s and restart smtpd", dir, s.Uid, filter, dir)
+		if _, err := os.Stat(SocketPath(dir)); err == nil {
+			return fmt.Sprintf("%s belongs to user %d and to another front end; set rundir to a separate directory and restart smtpd", dir, s.Uid)
+		}
+		return fmt.Sprintf("%s belongs to user %d; set rundir to a separate directory if another front end uses it, else run chown %d %s, and restart smtpd", dir, s.Uid, filter, dir)
 	}
 	return ""
 }

@@ -45,6 +45,14 @@ func (f FrontEnd) Program() string {
 	return "scanwatch follow " + f.Name
 }
 
+// Server returns the program that the operator restarts, for Restart: "" for smtpd.
+func (f FrontEnd) Server() string {
+	if f.Name == "" || f.Name == "smtpd" {
+		return ""
+	}
+	return f.Program()
+}
+
 // remedy returns the advice to operators if the front end is not running: a command or a question.
 func (f FrontEnd) remedy() string {
 	if row, ok := frontEnds[f.Name]; ok {

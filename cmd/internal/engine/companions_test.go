@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -51,7 +52,7 @@ func TestUnsafeRunDir(t *testing.T) {
 		"good":   {0o755, os.Geteuid(), ""},
 		"group":  {0o775, os.Geteuid(), "other users can write"},
 		"sticky": {0o777 | fs.ModeSticky, os.Geteuid(), "other users can write"},
-		"owner":  {0o755, 4001, "belongs to user 4001; run chown"},
+		"owner":  {0o755, 4001, "belongs to user 4001; set rundir to a separate directory if another front end uses it, else run chown"},
 		"closed": {0o750, os.Geteuid(), "the users of companions cannot enter"},
 		"absent": {0, 0, "no such file"},
 	} {
@@ -82,6 +83,21 @@ func TestUnsafeRunDir(t *testing.T) {
 		if (p.runDir != "") != (c.want == "") {
 			t.Errorf("%s: the directory %q is used", name, p.runDir)
 		}
+	}
+}
+
+// TestRunDirOfOther checks that the remedy is not to take the directory from another front end.
+func TestRunDirOfOther(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: root is needed to give a directory to another user")
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chown(dir, 4001, -1), os.WriteFile(control.SocketPath(dir), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	const want = " belongs to user 4001 and to another front end; set rundir to a separate directory and restart smtpd"
+	if got := control.RunDirProblem(dir, "", 998); got != dir+want {
+		t.Errorf("%q", got)
 	}
 }
 
@@ -309,6 +325,33 @@ func TestInvalidConfiguration(t *testing.T) {
 		p := &policies{file: name, log: slog.New(slog.DiscardHandler), lists: func() *lookup.Lists { return lists }}
 		if set := p.start(); set.Store != want || set.Mode != rules.Observe {
 			t.Errorf("%q: %+v", text, set)
+		}
+	}
+}
+
+// TestServerToRestart checks that the status of a front end other than smtpd never names smtpd.
+func TestServerToRestart(t *testing.T) {
+	lists, err := lookup.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	absent, invalid := filepath.Join(dir, "absent.conf"), filepath.Join(dir, "invalid.conf")
+	if err := os.WriteFile(invalid, []byte("mode x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, file := range map[string]string{"absent": absent, "invalid": invalid, "created": ""} {
+		p := &policies{file: file, log: slog.New(slog.DiscardHandler), lists: func() *lookup.Lists { return lists }, server: "scanwatch follow", find: func(string) string { return invalid }}
+		p.start()
+		problems := []string{p.status().Problem}
+		if file == "" {
+			p.appeared()
+			problems = []string{p.status().Problem, p.reload(false).Error()}
+		}
+		for _, problem := range problems {
+			if !strings.Contains(problem, "restart scanwatch follow") || strings.Contains(problem, "smtpd") {
+				t.Errorf("%s: %q", name, problem)
+			}
 		}
 	}
 }

@@ -135,7 +135,7 @@ func (p *policies) start() rules.Settings {
 		p.complain(err)
 		p.log.Error("configuration invalid, observing only; fix it and restart smtpd, see scanwatch check", "file", p.file)
 		p.config = c
-		p.note(nil, "invalid, observing only until it is fixed and smtpd restarted; see scanwatch check")
+		p.note(nil, "invalid, observing only; fix it and restart smtpd, see scanwatch check")
 		set := first.store
 		defaults.Store, defaults.Keep, defaults.Budget = cmp.Or(config.ResolvePath(p.file, set.Store), defaults.Store), cmp.Or(set.Keep, defaults.Keep), cmp.Or(set.Budget, defaults.Budget)
 		return defaults

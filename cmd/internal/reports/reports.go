@@ -3,6 +3,7 @@
 package reports
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -246,7 +247,7 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 		add("the operator has stopped enforcement; scanwatch mode policy resumes it")
 	}
 	if s.Config.Problem != "" {
-		add("%s: %s", s.Config.File, s.Config.Problem)
+		add("%s: %s", cmp.Or(s.Config.File, "configuration"), s.Config.Problem)
 	}
 	problems = append(problems, s.FleetProblems()...)
 	problems = append(problems, s.CompanionProblems(time.Now())...)
