@@ -79,6 +79,7 @@ func followForMilter(e *env, front *followlog.Front, open bool) error {
 	}
 	log := serviceLog(e.err)
 	if front.Open(dir.Path, log) != nil {
+		front.ReportFailure()
 		return statusError{exitFailure, errFollow}
 	}
 	u, err := owner.Of(dir.Path)

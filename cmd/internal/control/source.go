@@ -45,8 +45,8 @@ func (l *Log) set(s SourceStatus) {
 
 var errNotServing = errors.New("starting or stopping; try again")
 
-// Commands returns the commands that scanwatch follow sends. alive is called for each status of the
-// log, and session for the facts of each session. Both report whether the milter is serving
+// Commands returns the commands that scanwatch follow sends. alive is called for each status of a
+// readable log, and session for the facts of each session. Both report whether the milter is serving
 // clients.
 func (l *Log) Commands(alive func() bool, session func(facts string) (bool, error)) []Command {
 	return []Command{
@@ -59,7 +59,8 @@ func (l *Log) Commands(alive func() bool, session func(facts string) (bool, erro
 			if err := json.Unmarshal(data, &s); err != nil {
 				return err
 			}
-			if !alive() {
+			// The milter must not wait for facts from a log that was never readable.
+			if reads := s.Problem == "" || s.Lines > 0; reads && !alive() {
 				return errNotServing
 			}
 			l.set(s)

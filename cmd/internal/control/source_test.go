@@ -28,6 +28,11 @@ func TestSource(t *testing.T) {
 			t.Errorf("serving %t: %+v", serving, s)
 		}
 	}
+	serving = false
+	unread := SourceStatus{File: "/var/log/mail.log", Problem: "no such file"}
+	if err := SendSource(c, &unread); err != nil || log.Status().Problem != unread.Problem {
+		t.Errorf("unreadable log: %v, %+v", err, log.Status())
+	}
 	if err := SendSession(c, "bad"); err == nil || got != "e30" {
 		t.Errorf("%v, %q", err, got)
 	}

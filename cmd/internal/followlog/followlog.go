@@ -85,8 +85,21 @@ func (f *Front) Open(dir string, log *slog.Logger) (err error) {
 	}
 	if err != nil {
 		log.Error("log unreadable", "err", err)
+		f.source.Problem = err.Error()
+		if errors.Is(err, fs.ErrNotExist) {
+			f.source.Problem += "; without a syslog daemon, read the journal, see milter-scanwatch(8)"
+		}
 	}
 	return err
+}
+
+// ReportFailure sends the reason why Open failed to the milter that uses the state directory, if it is
+// running. The milter's status then shows the reason.
+func (f *Front) ReportFailure() {
+	if c, err := control.Dial(f.dir); err == nil {
+		_ = control.SendSource(c, f.status()) // the error has been logged
+		c.Close()
+	}
 }
 
 // Files returns the files that the front end reads inside the sandbox.

@@ -246,6 +246,9 @@ func statusProblems(s *control.Status, zone *time.Location) (problems []string) 
 	if s.Config.Halted != nil {
 		add("the operator has stopped enforcement; scanwatch mode policy resumes it")
 	}
+	if s.Source != nil && s.Source.Problem != "" {
+		add("log of the mail server: %s", s.Source.Problem)
+	}
 	if s.Config.Problem != "" {
 		add("%s: %s", cmp.Or(s.Config.File, "configuration"), s.Config.Problem)
 	}

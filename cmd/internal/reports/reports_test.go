@@ -53,6 +53,7 @@ func TestProblems(t *testing.T) {
 		}, []string{"companion serve is not running; start its service as the user _swserve"}},
 		{"a loss long ago", control.Status{Store: store.Status{Budget: 1 << 20}, Lost: text.At(lost.AddDate(0, 0, -40))}, nil},
 		{"a configuration was created", control.Status{Store: store.Status{Budget: 1 << 20}, Config: control.Config{Problem: "restart smtpd"}}, []string{"configuration: restart smtpd"}},
+		{"a log is unreadable", control.Status{Store: store.Status{Budget: 1 << 20}, Source: &control.SourceStatus{Problem: "no such file"}}, []string{"log of the mail server: no such file"}},
 		{"everything is wrong", control.Status{
 			Store:  store.Status{Budget: 10_000, Error: "no space left", Since: text.At(now)},
 			State:  store.StateStatus{Error: "read-only file system", Since: text.At(now)},
