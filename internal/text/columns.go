@@ -3,6 +3,7 @@ package text
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -61,19 +62,24 @@ func Pad(s string, columns int) string {
 }
 
 // Table writes rows with aligned columns. The last column is not padded.
-func Table(w io.Writer, rows [][]string) {
+func Table(w io.Writer, rows [][]string) { table(w, rows, math.MaxInt) }
+
+// table is like Table, but cells that are wider than limit do not widen their column.
+func table(w io.Writer, rows [][]string, limit int) {
 	var widths []int
 	for _, row := range rows {
 		for i, cell := range row {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], Width(cell))
+			if n := Width(cell); n <= limit {
+				widths[i] = max(widths[i], n)
+			}
 		}
 	}
 	for _, row := range rows {
 		for i, cell := range row[:len(row)-1] {
-			fmt.Fprint(w, Pad(cell, widths[i]), "  ")
+			fmt.Fprint(w, Pad(cell, max(widths[i], Width(cell))), "  ")
 		}
 		fmt.Fprintln(w, row[len(row)-1])
 	}

@@ -44,12 +44,17 @@ func (s Style) paint(sequence, text string) string {
 // continued indents a continuation line of a row.
 const continued = "             "
 
+// minWide is the width of a cell up to which the cell always widens its column.
+const minWide = 15
+
 // Table writes rows with aligned columns. If a row is too wide, its last cells
 // continue on the following lines. The first row holds the headings; headings
-// that do not fit are omitted.
+// that do not fit are omitted. A single wide cell, such as an IPv6 address, does
+// not widen its column, because then the cells of all rows would continue on
+// other lines.
 func (s Style) Table(w io.Writer, rows [][]string) {
 	var b strings.Builder
-	Table(&b, rows)
+	table(&b, rows, max(s.Columns/3, minWide))
 	for i, line := range strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n") {
 		line = strings.TrimRight(line, " ")
 		n := len(rows[i]) // number of cells in the first line

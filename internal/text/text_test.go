@@ -186,6 +186,11 @@ func TestStyleTable(t *testing.T) {
 	if want := "A          B\nlong name  words\n             last\n"; b.String() != want {
 		t.Errorf("%q, want %q", b.String(), want)
 	}
+	b.Reset()
+	text.Style{Columns: 30}.Table(&b, [][]string{{"A", "B"}, {"short", "words"}, {"a name that is too long", "more"}})
+	if want := "A      B\nshort  words\na name that is too long  more\n"; b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
 }
 
 // TestShort checks rounded durations and sizes.

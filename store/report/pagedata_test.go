@@ -138,7 +138,7 @@ func TestScanning(t *testing.T) {
 	// A ban on the second host would reject mail, and a ban on the first host
 	// would reject a user.
 	out := strings.Join(strings.Fields(inText(t, s)), " ")
-	for _, want := range []string{"harvest 192.0.2.1 (Cloud Ltd), 1 login of users ", "talks-http 192.0.2.4 1 message accepted "} {
+	for _, want := range []string{"192.0.2.1 harvest (Cloud Ltd), 1 login of users ", "192.0.2.4 talks-http 1 message accepted "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}

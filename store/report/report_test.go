@@ -302,6 +302,32 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestScanningColumns checks that 80 columns suffice for the heading and the cell of each address, even
+// if decisions were enforced and observed.
+func TestScanningColumns(t *testing.T) {
+	row := Source{Address: "192.0.2.100", Totals: Totals{Found: 3, Sessions: 5, Observed: 5}, Evidence: "auth-unsupported", RDNS: "host.example.net"}
+	both := row
+	both.Refused = 2
+	for _, c := range []struct {
+		s    Source
+		want []string
+	}{
+		{row, []string{"observed  last  banned  address      evidence\n", "-       192.0.2.100  auth-unsupported\n             host.example.net\n"}},
+		{both, []string{"rejected  observed  last  banned  address      evidence\n", "-       192.0.2.100\n             auth-unsupported  host.example.net\n"}},
+	} {
+		var b bytes.Buffer
+		long := Source{Address: "2001:db8:1111:2222:3333:4444:5555:6666"} // must not widen the column
+		if err := (&Summary{Scanning: []Source{c.s, long}}).Text(&b, TextOptions{Zone: time.UTC, Style: text.Style{Columns: 80}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("no %q in\n%s", want, &b)
+			}
+		}
+	}
+}
+
 // TestReportDoesNotDependOnOrder checks that the order of sessions does not affect the
 // report.
 func TestReportDoesNotDependOnOrder(t *testing.T) {

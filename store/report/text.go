@@ -117,14 +117,14 @@ func decidedColumns(all []Source) (heads []string, cells func(*Source) []string)
 		heads = append(heads, "rejected")
 	}
 	if observed {
-		heads = append(heads, "would reject")
+		heads = append(heads, "observed")
 	}
 	return heads, func(x *Source) (c []string) {
 		if refused {
 			c = append(c, fmt.Sprintf("%8d", x.Refused))
 		}
 		if observed {
-			c = append(c, fmt.Sprintf("%12d", x.Observed))
+			c = append(c, fmt.Sprintf("%8d", x.Observed))
 		}
 		return c
 	}
@@ -150,7 +150,7 @@ func (s *Summary) textScanning(l *lines) {
 		return
 	}
 	heads, decided := decidedColumns(s.Scanning)
-	rows := [][]string{slices.Concat([]string{"  findings", "sessions"}, heads, []string{"last", "banned", "evidence", "address", "name"})}
+	rows := [][]string{slices.Concat([]string{"  findings", "sessions"}, heads, []string{"last", "banned", "address", "evidence", "name"})}
 	for i := range s.Scanning {
 		x := &s.Scanning[i]
 		banned := "-"
@@ -163,7 +163,7 @@ func (s *Summary) textScanning(l *lines) {
 		}
 		name = strings.Join(slices.DeleteFunc([]string{name, x.legitimate()}, func(s string) bool { return s == "" }), ", ")
 		rows = append(rows, slices.Concat([]string{fmt.Sprintf("  %8d", x.Found), fmt.Sprintf("%8d", x.Sessions)}, decided(x),
-			[]string{s.ago(x.Last), banned, x.Evidence, x.Address, name}))
+			[]string{s.ago(x.Last), banned, x.Address, x.Evidence, name}))
 	}
 	l.table(rows)
 	l.more(s.More["scanning"])
