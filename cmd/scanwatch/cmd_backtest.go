@@ -98,6 +98,9 @@ func backtestPolicies(e *env, o *backtest.Options, f *backtestFlags, args []stri
 	}
 	var c *config.Config
 	if len(args) > 0 {
+		if err := notPreset(args[0], "--policy "+args[0]+" tests the preset"); err != nil {
+			return err
+		}
 		c, err = config.Load(args[0], o.Lists, nil, false)
 	} else {
 		c, err = e.configuration(f.preset, o.Lists)

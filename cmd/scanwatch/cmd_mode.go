@@ -36,7 +36,7 @@ func runMode(e *env, length string, args []string) error {
 	case args[0] == control.PolicyMode:
 		ask = (*control.Client).Enforce
 	default:
-		return usage("mode %q: must be observe or policy; set mode enforce in the configuration, and run %s mode policy to end mode observe", args[0], e.self())
+		return usage("mode %q: must be observe or policy; set mode enforce in the configuration, and run %s mode policy to end mode observe", args[0], self(e))
 	}
 	if length != "" {
 		if len(args) == 0 || args[0] != "observe" {
@@ -58,7 +58,7 @@ func runMode(e *env, length string, args []string) error {
 			if !h.Until.IsZero() {
 				text += " until " + h.Until.In(e.zone).Format("2006-01-02 15:04:05 -0700")
 			}
-			text += fmt.Sprintf("; %s mode policy returns to mode %s", e.self(), h.Mode)
+			text += fmt.Sprintf("; %s mode policy returns to mode %s", self(e), h.Mode)
 		}
 		_, err = fmt.Fprintln(e.out, text)
 		return err

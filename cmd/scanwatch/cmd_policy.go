@@ -64,6 +64,15 @@ func runPolicy(e *env, args []string, asText, privacy bool) error {
 	return describePolicy(e, tree, privacy)
 }
 
+// notPreset returns an error with a remedy if name, the file of a configuration, is the name of a
+// preset and of no file.
+func notPreset(name, remedy string) error {
+	if _, err := os.Stat(name); slices.Contains(rules.PolicyNames(), name) && errors.Is(err, os.ErrNotExist) {
+		return usage("%q: no such file; %s", name, remedy)
+	}
+	return nil
+}
+
 // describePolicy prints a description of a policy. If privacy is set, it instead prints
 // what data the filter stores under that policy.
 func describePolicy(e *env, tree *rules.Config, privacy bool) error {

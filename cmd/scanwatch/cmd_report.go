@@ -105,7 +105,7 @@ func runReport(e *env, fs *pflag.FlagSet, f *reportFlags) error {
 		}
 	}
 	summary := r.Summary(lines(f.Limit))
-	summary.Command = e.self()
+	summary.Command = self(e)
 	switch {
 	case f.quiet && summary.Empty():
 	case f.JSON:

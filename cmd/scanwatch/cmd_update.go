@@ -116,7 +116,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 		switch r.Outcome {
 		case fetch.Kept:
 			kept++
-			e.warn(label(&r) + ": new file not used: " + r.Why + e.anySize(&r))
+			e.warn(label(&r) + ": new file not used: " + r.Why + anySize(e, &r))
 		case fetch.Failed:
 			failed++
 			e.warn(label(&r) + ": not downloaded: " + r.Why)
@@ -175,12 +175,12 @@ func linkTarget(file string) string {
 func label(r *fetch.Result) string { return r.Name + " " + filepath.Base(r.File) }
 
 // anySize returns the command that accepts a file of a doubtful size, or "".
-func (e *env) anySize(r *fetch.Result) string {
+func anySize(e *env, r *fetch.Result) string {
 	if r.AnySize.IsZero() {
 		return ""
 	}
 	from := r.AnySize.Add(time.Minute - 1).Truncate(time.Minute) // rounded up, because the printed time has no seconds
-	return fmt.Sprintf("; if it is correct, from %s: %s update --any-size --now %s", from.In(e.zone).Format("2006-01-02 15:04"), e.self(), r.Name)
+	return fmt.Sprintf("; if it is correct, from %s: %s update --any-size --now %s", from.In(e.zone).Format("2006-01-02 15:04"), self(e), r.Name)
 }
 
 // outcome describes a result without an error.

@@ -86,7 +86,7 @@ func runWhy(e *env, f *whyFlags, arg string) error {
 
 // whyOptions returns options based on the active configuration.
 func whyOptions(e *env, f *whyFlags, dir *statedir.Dir, r *statedir.Records) (why.Options, error) {
-	o := why.Options{Command: e.self(), Dir: dir.Path, Reader: &r.Reader, Rows: dir.State, Days: dir.Days, Now: e.now(), Zone: e.zone, File: config.DefaultFile(),
+	o := why.Options{Command: self(e), Dir: dir.Path, Reader: &r.Reader, Rows: dir.State, Days: dir.Days, Now: e.now(), Zone: e.zone, File: config.DefaultFile(),
 		Since: f.Since, Until: f.Until, All: f.all, Limit: f.Limit, Notes: r.Problems()}
 	if f.Narrow() {
 		o.Match = f.Match
@@ -103,7 +103,7 @@ func whyOptions(e *env, f *whyFlags, dir *statedir.Dir, r *statedir.Records) (wh
 	}
 	c, err := config.Load(name, o.Lists, nil, false)
 	if err != nil {
-		o.Notes = append(o.Notes, name+" has errors, so exemptions may be missing; run "+e.self()+" check")
+		o.Notes = append(o.Notes, name+" has errors, so exemptions may be missing; run "+self(e)+" check")
 		return o, nil
 	}
 	o.Policy, o.File = c.Policy, c.File

@@ -115,7 +115,7 @@ func (e *env) warn(problem string) { fmt.Fprintf(e.err, "scanwatch: %s\n", probl
 
 // self returns the start of commands that the operator can copy. It repeats the options -f and -s, so
 // that the command affects the same front end.
-func (e *env) self() string {
+func self(e *env) string {
 	line := "scanwatch"
 	for _, option := range []struct{ name, value string }{{"-f", e.file}, {"-s", e.dir}} {
 		if option.value != "" {
@@ -209,6 +209,9 @@ func (e *env) chosen(args []string) (string, error) {
 	name := e.find(e.file)
 	if len(args) > 0 {
 		name = args[0]
+		if err := notPreset(name, "scanwatch policy --print "+name+" prints the preset"); err != nil {
+			return "", err
+		}
 	}
 	if name == "" {
 		return "", fmt.Errorf("no configuration file; name one or create one: scanwatch policy --print standard > %s", config.DefaultFile())

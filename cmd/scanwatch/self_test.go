@@ -44,7 +44,7 @@ func TestSelf(t *testing.T) {
 			t.Errorf("no hint with %s in %v", command, found)
 		}
 	}
-	if s := program(nil).self(); s != "scanwatch" {
+	if s := self(program(nil)); s != "scanwatch" {
 		t.Errorf("without options: %q", s)
 	}
 }
