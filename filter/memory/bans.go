@@ -27,8 +27,9 @@ type ban struct {
 	rule         uint16 // index into ruleNames
 	session      uint64
 	// extra is, for another host's ban, the time until which firewalls contain it; see Rejected.
-	// For this host's ban, it is the time of the latest unban before it; see unbanBefore. For
-	// this host's unban, it is the time of the unban if it is sent again; see sendAgain.
+	// For this host's ban, it is the time of this host's latest unban before it. For a ban of this
+	// host that another host has ended, it is the end that the ban had before; see disown. For
+	// another host's unban, it is the time of this host's earlier unban.
 	extra uint32
 	times uint8 // consecutive offences on this host, including this one
 	flags banFlags
@@ -42,9 +43,7 @@ const (
 	banRevoked                       // ended by the operator
 	banForeign                       // imposed or ended on another host
 	banListed                        // rests on a listing in a DNS list
-	banWithin                        // an unban also of all hosts and networks in the prefix
-	banExtra                         // only in values of this host's rows, which then include extra
-	banKnew                          // extra is the time of an unban that other hosts know
+	banExtra    banFlags = 1 << 6    // only in values of this host's rows, which then include extra
 )
 
 // keepBan is the retention period of a ban after it ends, in seconds.
@@ -165,8 +164,8 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	k, at := c.Host(), b.clock.row(now)
 	old, known := b.own.hosts.live(k, at)
 	old.settle(at)
-	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
-	row.extra, row.flags = b.own.unbanBefore(k.Prefix(), &old, at)
+	row := ban{since: b.start(k.Prefix(), at), last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
+	row.extra = old.ownUnban()
 	if r.Observe {
 		row.flags |= banObserved
 	}
@@ -183,7 +182,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	case known && sameMode && old.flags&banRevoked == 0 && int64(at) <= old.repeatsUntil():
 		row.times = min(old.times, 254) + 1
 	}
-	row.until = at + uint32(r.Ladder[min(int(row.times), len(r.Ladder))-1]/time.Second)
+	row.until = max(at, row.since) + uint32(r.Ladder[min(int(row.times), len(r.Ladder))-1]/time.Second)
 	if active && sameMode && old.until >= row.until {
 		return b.export(k.Prefix(), old)
 	}
@@ -273,9 +272,10 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
-	row := ban{since: at, until: at + uint32(d/time.Second), rule: b.rules.number(reason), times: 1}
+	row := ban{since: b.start(p, at), rule: b.rules.number(reason), times: 1}
+	row.until = row.since + uint32(d/time.Second)
 	old, ok := b.own.get(p)
-	row.extra, row.flags = b.own.unbanBefore(p, &old, at)
+	row.extra = old.ownUnban()
 	if row.flags |= banManual; ok && isSource(p) {
 		row.last = old.last
 		if old.flags&banObserved == 0 && !old.active(at) {
@@ -339,12 +339,13 @@ func (b *Bans) revoke(k *book, p netip.Prefix, row ban, at uint32) Ban {
 	own, known := b.own.get(p)
 	if k == &b.others {
 		k.del(p)
-		if known && own.flags&banRevoked != 0 {
-			row.until = max(row.until, own.until+1) // other hosts must not take it for the earlier unban
-		}
 	}
-	if k == &b.own || !known || !own.active(at) {
+	switch {
+	case k == &b.own || !known || !own.active(at):
 		b.own.put(p, row, at)
+	case row.until > at: // a ban that starts in the future; the unban must not be earlier than either ban
+		own.since = max(own.since, row.until)
+		b.own.put(p, own, at)
 	}
 	b.log.add(p)
 	return b.export(p, row)
@@ -460,10 +461,7 @@ func (b *ban) shift(by int64) {
 // later is kept, but an enforced ban takes precedence over an observed one.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
-	unbanned, knew := live.lastUnban()
-	if at, also := stored.lastUnban(); at > unbanned {
-		unbanned, knew = at, also
-	}
+	unban := max(live.ownUnban(), stored.ownUnban())
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
 		if stored.until > live.until {
 			*live = stored
@@ -473,7 +471,7 @@ func mergeBans(live *ban, stored ban) {
 		*live = stored
 	}
 	if live.flags&(banRevoked|banForeign) == 0 {
-		live.extra, live.flags = min(unbanned, live.since), live.flags&^banKnew|knew
+		live.extra = min(unban, live.since-1)
 	}
 }
 
@@ -549,7 +547,7 @@ func (n *ruleNames) value(b ban) (value []byte) {
 }
 
 func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
-	p, ok = readPrefix(key)
+	p, _, ok = readRange(key)
 	if !ok || len(v) < banSize {
 		return p, b, false
 	}
@@ -571,6 +569,25 @@ func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
 
 func prefixKey(p netip.Prefix) []byte {
 	return append([]byte{byte(p.Bits())}, p.Addr().AsSlice()...)
+}
+
+// rangeBits is added to the length of the prefix in the key of a range.
+const rangeBits = 129
+
+func rangeKey(p netip.Prefix) []byte {
+	key := prefixKey(p)
+	key[0] += rangeBits
+	return key
+}
+
+// readRange decodes a key that is either that of a prefix or that of a range.
+func readRange(key []byte) (p netip.Prefix, wide, ok bool) {
+	if wide = len(key) > 0 && key[0] >= rangeBits; wide {
+		key = slices.Clone(key)
+		key[0] -= rangeBits
+	}
+	p, ok = readPrefix(key)
+	return p, wide, ok
 }
 
 func readPrefix(b []byte) (netip.Prefix, bool) {
