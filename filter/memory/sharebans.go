@@ -243,7 +243,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 		}
 		return true
 	}
-	row, ok := s.readForeign(f, by)
+	row, ok := readForeign(s.Bans, f, by)
 	if !ok {
 		return false
 	}
@@ -266,7 +266,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 
 // readForeign decodes a row from another host. A row without an origin, or with the name of this
 // host, is this host's own, sent back by the server.
-func (b *Bans) readForeign(f *Foreign, by int64) (row ban, ok bool) {
+func readForeign(b *Bans, f *Foreign, by int64) (row ban, ok bool) {
 	var names ruleNames
 	if _, row, ok = names.read(f.Key, f.Value); !ok {
 		return row, false

@@ -44,6 +44,7 @@ package share
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"math"
@@ -694,7 +695,15 @@ func hash(r *Replica, rows []merged) uint64 {
 	var h maphash.Hash
 	h.SetSeed(r.seed)
 	for _, m := range rows {
-		_, _ = fmt.Fprintf(&h, "%q %q %t %d\n", m.origin, m.value, m.replaces, m.again)
+		_, _ = h.WriteString(m.origin)
+		_, _ = h.Write(m.value)
+		end := [...]uint64{uint64(len(m.origin)), uint64(len(m.value)), uint64(m.again), 0}
+		if m.replaces {
+			end[3] = 1
+		}
+		for _, n := range end {
+			_, _ = h.Write(binary.NativeEndian.AppendUint64(nil, n))
+		}
 	}
 	return max(h.Sum64(), unsent+1)
 }
