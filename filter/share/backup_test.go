@@ -129,11 +129,7 @@ func TestBansSurviveLosses(t *testing.T) {
 					f.now = f.now.Add(time.Hour)
 					start(disk)
 					if restarted {
-						rows := mx1.replica.Rows("mx1")
-						mx1.replica = New("mx1", DefaultLimits())
-						if err := mx1.replica.Apply("mx1", rows, f.now); err != nil {
-							t.Fatal(err)
-						}
+						f.restartCompanion(mx1)
 					}
 					mx1.replica.Resend()
 					f.receive(mx1)
@@ -176,11 +172,7 @@ func TestBackupBeforeUnban(t *testing.T) {
 			mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
 			mx1.memory.Announce()
 			if restarted {
-				rows := mx1.replica.Rows("mx1")
-				mx1.replica = New("mx1", DefaultLimits())
-				if err := mx1.replica.Apply("mx1", rows, f.now); err != nil {
-					t.Fatal(err)
-				}
+				f.restartCompanion(mx1)
 			}
 			mx1.replica.Resend()
 			f.receive(mx1)

@@ -41,6 +41,15 @@ func newFleet(t *testing.T, names ...string) *fleet {
 
 func (h *host) clock(now time.Time) time.Time { return now.Add(h.skew) }
 
+// restartCompanion replaces h's replica by one that has read h's registers from the service.
+func (f *fleet) restartCompanion(h *host) {
+	rows := h.replica.Rows(h.name)
+	h.replica = New(h.name, DefaultLimits())
+	if err := h.replica.Apply(h.name, rows, f.now); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // receive passes the other hosts' rows to h's memory.
 func (f *fleet) receive(h *host) {
 	for _, b := range h.inbox {
