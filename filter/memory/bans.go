@@ -27,10 +27,12 @@ type ban struct {
 	rule         uint16 // index into ruleNames
 	session      uint64
 	// extra is, for another host's ban, the time until which firewalls contain it; see Rejected.
-	// For this host's ban, it is the time of this host's latest unban before it. For a ban of this
-	// host that another host has ended, it is the end that the ban had before; see disown. For
-	// another host's unban, it is the time of this host's earlier unban.
+	// Otherwise, it is the time of this host's latest unban before the ban, or before the unban by
+	// another host.
 	extra uint32
+	// end is the end that a ban of this host had before another host ended it; see disown. For a ban
+	// of this host, it is the time of another host's latest unban before the ban.
+	end   uint32
 	times uint8 // consecutive offences on this host, including this one
 	flags banFlags
 }
@@ -43,7 +45,9 @@ const (
 	banRevoked                       // ended by the operator
 	banForeign                       // imposed or ended on another host
 	banListed                        // rests on a listing in a DNS list
-	banExtra    banFlags = 1 << 6    // only in values of this host's rows, which then include extra
+	banAdopted                       // other hosts receive this unban of another host from here; see adopt
+	banExtra                         // only in values, which then include extra
+	banEnd                           // only in values, which then include end
 )
 
 // keepBan is the retention period of a ban after it ends, in seconds.
@@ -165,7 +169,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	old, known := b.own.hosts.live(k, at)
 	old.settle(at)
 	row := ban{since: b.start(k.Prefix(), at), last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
-	row.extra = old.ownUnban()
+	row.extra, row.end = old.ownUnban(), old.unbannedElsewhere()
 	if r.Observe {
 		row.flags |= banObserved
 	}
@@ -275,7 +279,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	row := ban{since: b.start(p, at), rule: b.rules.number(reason), times: 1}
 	row.until = row.since + uint32(d/time.Second)
 	old, ok := b.own.get(p)
-	row.extra = old.ownUnban()
+	row.extra, row.end = old.ownUnban(), old.unbannedElsewhere()
 	if row.flags |= banManual; ok && isSource(p) {
 		row.last = old.last
 		if old.flags&banObserved == 0 && !old.active(at) {
@@ -455,13 +459,14 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.until, by)
 	shiftTime(&b.last, by)
 	shiftTime(&b.extra, by)
+	shiftTime(&b.end, by)
 }
 
 // mergeBans merges a stored ban into a ban imposed since startup. The ban that ends
 // later is kept, but an enforced ban takes precedence over an observed one.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
-	unban := max(live.ownUnban(), stored.ownUnban())
+	unban, elsewhere := max(live.ownUnban(), stored.ownUnban()), max(live.unbannedElsewhere(), stored.unbannedElsewhere())
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
 		if stored.until > live.until {
 			*live = stored
@@ -471,7 +476,7 @@ func mergeBans(live *ban, stored ban) {
 		*live = stored
 	}
 	if live.flags&(banRevoked|banForeign) == 0 {
-		live.extra = min(unban, live.since-1)
+		live.extra, live.end = min(unban, live.since-1), min(elsewhere, live.since-1)
 	}
 }
 
@@ -536,12 +541,18 @@ func (n *ruleNames) value(b ban) (value []byte) {
 	value = be.AppendUint16(value, b.attempts)
 	value = be.AppendUint64(value, b.session)
 	flags := b.flags
-	if flags&banForeign == 0 && b.extra != 0 {
+	if b.extra != 0 {
 		flags |= banExtra
 	}
+	if b.end != 0 {
+		flags |= banEnd
+	}
 	value = append(value, b.times, byte(flags))
-	if flags&(banForeign|banExtra) != 0 {
+	if flags&banExtra != 0 {
 		value = be.AppendUint32(value, b.extra)
+	}
+	if flags&banEnd != 0 {
+		value = be.AppendUint32(value, b.end)
 	}
 	return append(value, n.list[b.rule]...)
 }
@@ -556,12 +567,18 @@ func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
 		session: be.Uint64(v[14:]), times: v[22], flags: banFlags(v[23]),
 	}
 	rule := v[banSize:]
-	if b.flags&(banForeign|banExtra) != 0 {
+	for _, optional := range [...]struct {
+		flag  banFlags
+		field *uint32
+	}{{banExtra, &b.extra}, {banEnd, &b.end}} {
+		if b.flags&optional.flag == 0 {
+			continue
+		}
 		if len(rule) < 4 {
 			return p, ban{}, false
 		}
-		b.extra, rule = be.Uint32(rule), rule[4:]
-		b.flags &^= banExtra
+		*optional.field, rule = be.Uint32(rule), rule[4:]
+		b.flags &^= optional.flag
 	}
 	b.rule = n.number(string(rule))
 	return p, b, true
@@ -578,6 +595,12 @@ func rangeKey(p netip.Prefix) []byte {
 	key := prefixKey(p)
 	key[0] += rangeBits
 	return key
+}
+
+// IsRange reports whether a key of the bucket BansBucket is that of a range.
+func IsRange(key []byte) bool {
+	_, wide, _ := readRange(key)
+	return wide
 }
 
 // readRange decodes a key that is either that of a prefix or that of a range.

@@ -20,11 +20,11 @@ package memory
 //	secret     "hash"                           16 bytes
 //	           "name"                           the name of this host in its fleet
 //	bans       length of the prefix (1 byte;    since, until, last (4 each), attempts (2), session (8),
-//	           plus 129 for a range), address   times (1), flags (1), ban.extra (4) if another
-//	           (4 or 16)                        host has ended the ban or extra is not 0, then the
-//	                                            rule
-//	otherbans  as in bans                       as in bans, but always with ban.extra, then the
-//	                                            other host, 0 and the rule
+//	           plus 129 for a range), address   times (1), flags (1), ban.extra and ban.end (4 each)
+//	           (4 or 16)                        if not 0, then the rule, after the other host and 0
+//	                                            if another host has ended the ban
+//	otherbans  as in bans                       as in bans, but always with the other host and 0
+//	                                            before the rule
 //	peers      kind (1), host (16) or hash      days of the first and last mail, last login, offence
 //	           (8 zeros, 8)                     and mail of our users, messages, days, senders (5
 //	                                            times 2), greetings (3 times 2; 2 each)

@@ -104,10 +104,17 @@ func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 	if n.has(p) || len(n.rows) < n.limit {
 		return true
 	}
+	var oldest netip.Prefix
 	for p, b := range n.rows {
-		if b.until+keepBan < now || b.until <= now && len(n.rows) >= n.limit {
+		if b.until+keepBan < now {
 			n.del(p)
+		} else if old, ok := n.rows[oldest]; b.until <= now && (!ok || b.until < old.until) {
+			oldest = p
 		}
+	}
+	if len(n.rows) >= n.limit && n.has(oldest) {
+		n.del(oldest)
+		delete(n.outgoing, oldest) // other hosts keep it
 	}
 	return len(n.rows) < n.limit
 }

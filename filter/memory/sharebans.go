@@ -15,9 +15,9 @@ import (
 // The merged row of the bans by other hosts is kept in Bans.others. It replaces the previous one.
 // The names of the other host and its rule are stored together.
 //
-// Bans.own also holds the unbans of other hosts. If such an unban ends a ban of this host, or
-// follows an unban of this host, ban.extra keeps what is needed to undo it; see disown. Other hosts
-// no longer receive the ended ban, so that it cannot take effect again if the unban is lost.
+// Bans.own also holds the unbans of other hosts. If such an unban ends a ban of this host, ban.end
+// keeps what is needed to undo it; see disown. Other hosts then receive that the ban has ended, so
+// that it cannot take effect again if the unban is lost.
 
 // originMark separates another host's name from the name of its rule.
 const originMark = "\x00"
@@ -53,17 +53,25 @@ func (n *ruleNames) reset() {
 // maxSentName is the maximum length of the rule name or reason that other hosts receive.
 const maxSentName = 64
 
-// sending changes a row to what other hosts receive of it: a ban with the unban before it, or an
-// unban. They receive neither an observed ban nor a ban that another host has ended.
+// sending changes a row to what other hosts receive of it: a ban with this host's unban before it,
+// or an unban. They do not receive an observed ban. A ban that another host has ended is sent as a
+// ban of no length.
 func (n *ruleNames) sending(b *ban) sending {
-	if b.flags&(banForeign|banObserved) != 0 {
+	switch {
+	case b.flags&banObserved == 0 && b.flags&(banForeign|banAdopted) == banForeign && b.end != 0:
+		b.flags &^= banForeign | banRevoked
+		b.until = b.since
+	case b.flags&banObserved != 0, b.flags&(banForeign|banAdopted) == banForeign:
 		unban, ok := b.ownUnbanRow()
 		if !ok {
 			return sendDeletion
 		}
 		*b = unban
 	}
-	b.last, b.attempts = 0, 0
+	b.last, b.attempts, b.end = 0, 0, 0
+	if b.flags &^= banForeign | banAdopted; b.flags&banRevoked != 0 {
+		b.extra = 0
+	}
 	origin, name := splitOrigin(n.list[b.rule])
 	if origin != "" || len(name) > maxSentName { // the origin is set after an unban of another host's ban
 		b.rule = n.number(name[:min(len(name), maxSentName)])
@@ -76,14 +84,10 @@ func (b *ban) ownUnban() uint32 {
 	switch b.flags & (banRevoked | banForeign) {
 	case banRevoked:
 		return b.until
-	case banRevoked | banForeign:
-		if b.extra <= b.until { // otherwise, it is the end of a ban
-			return b.extra
-		}
-	case 0:
-		return b.extra
+	case banForeign:
+		return 0
 	}
-	return 0
+	return b.extra
 }
 
 // ownUnbanRow returns the row of this host's latest unban, or false if there was none.
@@ -95,7 +99,19 @@ func (b *ban) ownUnbanRow() (unban ban, ok bool) {
 	return ban{since: at, until: at, rule: b.rule, flags: banRevoked}, at != 0
 }
 
-// unbanned returns the time of the latest unban in the row, or 0.
+// unbannedElsewhere returns the time of another host's latest unban in the row, or 0.
+func (b *ban) unbannedElsewhere() uint32 {
+	switch b.flags & (banRevoked | banForeign) {
+	case banRevoked | banForeign:
+		return b.until
+	case 0:
+		return b.end
+	}
+	return 0
+}
+
+// unbanned returns the time of the latest unban in the row, except that of another host before a ban
+// of this host, or 0.
 func (b *ban) unbanned() uint32 {
 	switch {
 	case b.flags&banRevoked != 0:
@@ -114,16 +130,16 @@ const unbanAhead = 30 * 60
 // earlier ban of this host has also started after them. The lock must be held.
 func (b *Bans) start(p netip.Prefix, at uint32) uint32 {
 	row, _ := b.own.get(p)
-	_, wide := b.unbannedRange(p)
+	wide := b.unbannedRange(p)
 	return max(at, row.since, row.unbanned()+1, wide.until+1)
 }
 
 // unbannedRange returns the latest unban of a range that contains p. The row is zero if there is
 // none.
-func (b *Bans) unbannedRange(p netip.Prefix) (q netip.Prefix, latest ban) {
+func (b *Bans) unbannedRange(p netip.Prefix) (latest ban) {
 	ranges := &b.own.ranges
 	if len(ranges.rows) == 0 {
-		return q, latest
+		return latest
 	}
 	for bits := p.Bits(); bits >= 0; bits-- {
 		if ranges.bits[family(p.Addr())][bits] == 0 {
@@ -131,10 +147,10 @@ func (b *Bans) unbannedRange(p netip.Prefix) (q netip.Prefix, latest ban) {
 		}
 		wide, err := p.Addr().Prefix(bits)
 		if row := ranges.rows[wide]; err == nil && row.until > latest.until {
-			q, latest = wide, row
+			latest = row
 		}
 	}
-	return q, latest
+	return latest
 }
 
 // ends reports whether an unban ends a ban of the same prefix. If both have the same session, the
@@ -153,8 +169,8 @@ func (b *ban) revoke(at uint32) {
 	if b.flags&banObserved != 0 {
 		b.times = 0 // observed offences do not count towards enforced bans
 	}
-	b.flags &^= banForeign | banObserved // other hosts must receive the unban
-	b.extra = 0
+	b.flags &^= banForeign | banObserved | banAdopted // other hosts must receive the unban
+	b.extra, b.end = 0, 0
 	b.flags |= banRevoked
 }
 
@@ -251,7 +267,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 	unban := row.flags&banRevoked != 0
 	switch {
 	case wide:
-		receiveRange(s.Bans, p, f.Origin, row, now)
+		receiveRange(s.Bans, p, f, row, now)
 	case row.flags&banForeign == 0:
 		receiveOwn(s.Bans, p, f, row, now)
 	case unban && strings.HasPrefix(f.Origin, FriendPrefix):
@@ -288,8 +304,8 @@ func readForeign(b *Bans, f *Foreign, by int64) (row ban, ok bool) {
 
 // sent removes what a host does not send, but an attacker may.
 func (b *ban) sent() {
-	if b.flags&banForeign != 0 {
-		b.flags &^= banForeign
+	b.flags &^= banForeign | banAdopted
+	if b.end = 0; b.flags&banRevoked != 0 {
 		b.extra = 0
 	}
 }
@@ -302,7 +318,7 @@ func receiveOwn(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 	old, known := b.own.live(p, now)
 	other, _ := b.others.get(p)
 	lost := b.lost(max(row.since, row.unbanned())) || b.name != "" && b.rules.imposed(&other) == b.name
-	_, wide := b.unbannedRange(p)
+	wide := b.unbannedRange(p)
 	switch {
 	case !known && (b.own.changed(p) || !lost):
 		b.own.resend(p)
@@ -325,16 +341,13 @@ func receiveOwn(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 // receiveBan handles a ban by another host.
 func receiveBan(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 	own, known := b.own.live(p, now)
-	q, wide := b.unbannedRange(p)
+	wide := b.unbannedRange(p)
 	switch {
-	case known && (own.ends(&row) || row.since <= own.unbanned()):
-		if takenOver(&own, f) {
-			b.own.put(p, own, now)
+	case known && (own.ends(&row) || row.since <= max(own.unbanned(), own.unbannedElsewhere())):
+		if row.active(now) && !friendly(f.Origin) {
+			adopt(b, p, own, row.since, now)
 		}
 	case wide.until != 0 && row.since <= wide.until:
-		if takenOver(&wide, f) {
-			b.own.ranges.put(q, wide)
-		}
 	default:
 		setForeign(b, p, f, row, now)
 		return
@@ -345,17 +358,21 @@ func receiveBan(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 	}
 }
 
-// takenOver makes the unban of another host one of this host, which other hosts then receive from
-// here, and reports whether it did. The ban in f, which the unban has ended, arrives only if the
-// other hosts have lost the unban, for example because the server and the host of the unban were
-// restored from backups. A friend's bans need no unban.
-func takenOver(unban *ban, f *Foreign) bool {
-	if unban.flags&banForeign == 0 || friendly(f.Origin) {
-		return false
+// adopt causes other hosts to receive the unban of another host from here. A ban that the unban has
+// ended arrives only if the other hosts have lost the unban, for example because the server and the
+// host of the unban were restored from backups. An unban of a range is not adopted, because a ban
+// that it has ended arrives even if other hosts have it.
+func adopt(b *Bans, p netip.Prefix, own ban, since, now uint32) {
+	before := own
+	switch {
+	case own.flags&(banForeign|banRevoked) == banForeign|banRevoked:
+		own.flags |= banAdopted
+	case own.flags&banRevoked == 0 && since > own.extra: // the unban of another host precedes this host's ban
+		own.extra = own.end
 	}
-	unban.flags &^= banForeign
-	unban.extra = 0
-	return true
+	if own != before {
+		b.own.put(p, own, now)
+	}
 }
 
 // setForeign replaces the row of the bans by other hosts.
@@ -391,12 +408,14 @@ type rangeUnban struct {
 }
 
 // receiveRange handles an unban of all hosts and networks in a prefix.
-func receiveRange(b *Bans, p netip.Prefix, origin string, unban ban, now uint32) {
+func receiveRange(b *Bans, p netip.Prefix, f *Foreign, unban ban, now uint32) {
 	own := unban.flags&banForeign == 0
+	origin := b.rules.unbannedOn(&unban)
 	t := &b.own.ranges
-	old, known := t.rows[p]
+	before, known := t.rows[p]
+	old := before
 	switch {
-	case unban.flags&banRevoked == 0, friendly(origin), !known && !own && !t.room():
+	case unban.flags&banRevoked == 0, friendly(f.Origin):
 		return
 	case own && !known && (t.outgoing[p] || !b.lost(unban.until)):
 		t.resend(p)
@@ -406,12 +425,18 @@ func receiveRange(b *Bans, p netip.Prefix, origin string, unban ban, now uint32)
 	unban.since = min(unban.since, unban.until)
 	result := unban
 	if known {
+		if b.rules.unbannedOn(&old) == f.Origin && !own && !f.Partial {
+			// The time of the latest unban of this host may be earlier than before, because a clock has
+			// been corrected. Unlike an unban of a single prefix, the later time would not reach the other
+			// hosts; see adopt.
+			old.until = min(old.until, unban.until)
+			old.since = min(old.since, old.until)
+		}
 		result, _ = b.rules.again(old, &unban)
 	}
-	if known && result == old || !t.makeRoom(p, now) {
-		return
+	if (known && result != before || !known && (own || t.room())) && t.makeRoom(p, now) {
+		t.put(p, result)
 	}
-	t.put(p, result)
 	b.ranges = append(b.ranges, rangeUnban{p, origin, unban})
 }
 
@@ -457,13 +482,13 @@ func (n *ruleNames) ended(old ban, origin string, unban *ban) ban {
 	row.until = max(unban.until, old.since)
 	row.flags |= banRevoked
 	if origin == "" {
-		row.extra = 0
+		row.extra, row.end = 0, 0
 		return row
 	}
 	row.flags |= banForeign
 	row.rule = n.foreign(origin, n.list[old.rule])
-	if old.until > row.until {
-		row.extra = old.until
+	if row.end = 0; old.until > row.until {
+		row.end = old.until
 	}
 	return row
 }
@@ -472,29 +497,25 @@ func (n *ruleNames) ended(old ban, origin string, unban *ban) ban {
 // because times are converted between hosts' clocks.
 const sameUnban = 2
 
-// again returns the row of an unban after another unban. fresh is set if the other one is later. The
-// time of the latest unban of the same host may be earlier than before, because a clock has been
-// corrected.
+// again returns the row of an unban after another unban. fresh is set if the other one is later.
 func (n *ruleNames) again(b ban, unban *ban) (row ban, fresh bool) {
+	if unban.until <= b.until {
+		return b, false
+	}
 	row = b
-	origin := n.unbannedOn(&b)
-	if unban.until <= b.until && (origin == "" || origin != n.unbannedOn(unban)) {
-		return row, false
-	}
-	row.until, row.rule = unban.until, unban.rule
-	if b.extra > b.until { // a ban of this host, which has ended
-		row.until = max(row.until, row.since)
-	}
-	row.since = min(row.since, row.until)
-	switch {
-	case unban.flags&banForeign == 0:
+	row.until = unban.until
+	row.flags &^= banAdopted
+	if origin := n.unbannedOn(unban); origin == "" {
 		row.flags &^= banForeign
-		row.extra = 0
-	case b.flags&banForeign == 0:
+		row.extra, row.end = 0, 0
+	} else {
+		_, name := splitOrigin(n.list[b.rule])
+		row.rule = n.foreign(origin, name)
 		row.flags |= banForeign
-		row.extra = b.until
-	case row.extra > b.until && row.extra <= row.until: // the ban has meanwhile ended by itself
-		row.extra = 0
+		row.extra = b.ownUnban()
+	}
+	if row.end <= row.until { // the ban has meanwhile ended by itself
+		row.end = 0
 	}
 	return row, unban.until > b.until+sameUnban
 }
@@ -596,12 +617,30 @@ func (sharedBans) foreignRows() int { return 0 }
 
 func (sharedBans) displaced() map[uint16]int { return nil }
 
-// count calls add with the host of each ban that another host imposed.
+// count calls add with the host of each ban and unban of another host.
 func (s sharedBans) count(_ *sync.Mutex, add func(host string)) {
-	visitBook(s.shared, &s.others, func(_ netip.Prefix, row ban) (string, bool) {
-		origin := s.rules.imposed(&row)
+	host := func(_ netip.Prefix, row ban) (string, bool) {
+		origin := s.rules.imposed(&row) + s.rules.unbannedOn(&row) // one of them is empty
 		return origin, origin != ""
-	}, add)
+	}
+	for _, k := range []*book{&s.others, &s.own} {
+		visitBook(s.shared, k, host, add)
+	}
+	for _, origin := range rangeOrigins(s.Bans) {
+		add(origin)
+	}
+}
+
+// rangeOrigins returns the other host of each unban of a range.
+func rangeOrigins(b *Bans) (list []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, row := range b.own.ranges.rows {
+		if origin := b.rules.unbannedOn(&row); origin != "" {
+			list = append(list, origin)
+		}
+	}
+	return list
 }
 
 // disown also undoes the unbans of another host: a ban of this host that such an unban has ended
@@ -620,11 +659,22 @@ func (s sharedBans) disown(origin string) (n int) {
 	for p, row := range s.others.networks.rows {
 		del(p, row)
 	}
+	for p, row := range s.own.ranges.rows {
+		if s.rules.unbannedOn(&row) != origin {
+			continue
+		}
+		if before, ok := row.ownUnbanRow(); ok {
+			s.own.ranges.put(p, before)
+		} else {
+			s.own.ranges.del(p)
+		}
+		n++
+	}
 	undo := func(p netip.Prefix, row ban) {
 		if s.rules.unbannedOn(&row) != origin {
 			return
 		}
-		if before, ok := s.rules.undone(row); ok {
+		if before, ok := s.undone(p, row); ok {
 			s.own.put(p, before, before.since)
 		} else {
 			s.own.del(p)
@@ -638,29 +688,22 @@ func (s sharedBans) disown(origin string) (n int) {
 	for p, row := range s.own.networks.rows {
 		undo(p, row)
 	}
-	for p, row := range s.own.ranges.rows {
-		if s.rules.unbannedOn(&row) != origin {
-			continue
-		}
-		if before, ok := row.ownUnbanRow(); ok {
-			s.own.ranges.put(p, before)
-		} else {
-			s.own.ranges.del(p)
-		}
-		n++
-	}
 	return n
 }
 
-// undone returns the row of this host before another host's unban, or false if there was none.
-func (n *ruleNames) undone(row ban) (before ban, ok bool) {
-	if row.extra <= row.until {
+// undone returns the row of this host before another host's unban, or false if there was none. An
+// unban of a range may also have ended the ban.
+func (s sharedBans) undone(p netip.Prefix, row ban) (before ban, ok bool) {
+	if row.end == 0 {
 		return row.ownUnbanRow()
 	}
-	_, name := splitOrigin(n.list[row.rule])
-	row.rule = n.number(name)
-	row.until, row.extra = row.extra, 0
-	row.flags &^= banRevoked | banForeign
+	_, name := splitOrigin(s.rules.list[row.rule])
+	row.rule = s.rules.number(name)
+	row.until, row.end = row.end, 0
+	row.flags &^= banRevoked | banForeign | banAdopted
+	if wide := s.unbannedRange(p); wide.until != 0 && row.since <= wide.until {
+		row = s.rules.ended(row, s.rules.unbannedOn(&wide), &wide)
+	}
 	return row, true
 }
 

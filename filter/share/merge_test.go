@@ -214,7 +214,7 @@ func TestRandomRows(t *testing.T) {
 		for _, h := range r.Hosts() {
 			unbans := 0
 			for _, row := range r.Rows(h.Name) {
-				if b, ok := memory.ReadBan([]byte(row.Key), []byte(row.Value)); ok && row.Bucket == memory.BansBucket && b.Revoked {
+				if b, ok := memory.ReadBan([]byte(row.Key), []byte(row.Value)); ok && row.Bucket == memory.BansBucket && b.Unbanned != 0 {
 					unbans++
 				}
 			}

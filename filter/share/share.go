@@ -83,8 +83,8 @@ const DropBucket = "drop"
 type Limits struct {
 	Rows  int // of one host in one table; a host does not send more
 	Total int // of all hosts
-	// Bans is the maximum number of a host's bans and offences that start within the
-	// same minute. If a minute has more, none of its bans count.
+	// Bans is the maximum number of a host's bans that are imposed within the same
+	// minute. If a minute has more, none of its bans count.
 	Bans     int
 	Duration time.Duration // of a ban; a longer ban ends earlier
 	Bits4    int           // minimum length of a banned IPv4 prefix
@@ -209,21 +209,25 @@ type Replica struct {
 	}
 }
 
-// changes contains keys of rows: bans, and all other rows.
-type changes [2]map[rowKey]struct{}
+// changes contains keys of rows in the order in which Changed returns them: unbans of ranges and
+// standing must be known when bans arrive.
+type changes struct{ ranges, rows, bans map[rowKey]struct{} }
 
 func (c *changes) of(key rowKey) map[rowKey]struct{} {
-	if key.bucket == memory.BansBucket {
-		return c[0]
+	switch {
+	case key.bucket != memory.BansBucket:
+		return c.rows
+	case memory.IsRange([]byte(key.key)):
+		return c.ranges
 	}
-	return c[1]
+	return c.bans
 }
 
 // New returns a Replica of the host with the given name.
 func New(self string, l Limits) *Replica {
 	r := &Replica{
 		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row), others: make(map[string]int),
-		hosts: make(map[string]*origin), changed: changes{make(map[rowKey]struct{}), make(map[rowKey]struct{})}, again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
+		hosts: make(map[string]*origin), changed: changes{make(map[rowKey]struct{}), make(map[rowKey]struct{}), make(map[rowKey]struct{})}, again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
 	}
 	r.host(self)
 	return r
@@ -557,10 +561,11 @@ func (g *register) before(other *register) bool {
 	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.value, other.value)) < 0
 }
 
-// minute returns the minute in which the register's ban starts. The minute is not
-// derived from the stamp, because a host that has lost its registers sends all its bans
-// with new stamps.
-func (g *register) minute() int64 { return g.ban.Since / 60 }
+// minute returns the minute in which the register's ban was imposed. This is not the
+// minute of the stamp, because a host that has lost its registers sends all its bans with
+// new stamps. If the ban starts later, because it follows an unban whose host's clock is
+// ahead, the stamp gives the minute.
+func (g *register) minute() int64 { return min(g.ban.Since, g.stamp.Time().Unix()) / 60 }
 
 // count adds a ban to the set of bans that start in the same minute. If n is negative,
 // count removes it. If the number crosses the limit, the rows of all bans from this
@@ -570,11 +575,11 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	if accepted, ok := memory.AcceptsMailbox(key.bucket, g.value); ok && !accepted {
 		o.refused += n
 	}
-	if g.ban.Revoked {
+	if g.ban.Unbanned != 0 {
 		o.Unbans += n
 	}
-	if !g.isBan() || o.Name == r.self {
-		return
+	if !g.isBan() || g.ban.Until <= g.ban.Since || o.Name == r.self {
+		return // a ban of no length has no effect
 	}
 	m := g.minute()
 	bans := o.minutes[m]
@@ -639,7 +644,7 @@ func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoke
 // this host if its memory has not sent it. now is the current time.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	selective(r)
-	for _, keys := range []map[rowKey]struct{}{r.changed[1], r.changed[0]} {
+	for _, keys := range []map[rowKey]struct{}{r.changed.ranges, r.changed.rows, r.changed.bans} {
 		for key := range keys {
 			if n == 0 {
 				return out
@@ -768,7 +773,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (rows []merged)
 		g := &w.registers[i]
 		switch {
 		case !g.isBan() || g.origin.Name == r.self && g.mine || latest != nil && g.ban.EndedBy(&latest.ban):
-		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
+		case g.ban.Until > g.ban.Since && len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
 			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)
 			b, _ := memory.ReadBan([]byte(key.key), v)

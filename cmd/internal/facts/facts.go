@@ -50,6 +50,7 @@ type ban struct {
 	Until   text.Time    `json:"until"`
 	Rule    string       `json:"rule"`
 	Revoked bool         `json:"revoked,omitempty"`
+	Range   bool         `json:"range,omitempty"` // an unban of all hosts and networks in the prefix
 }
 
 // An end is the last line of a file.
@@ -102,7 +103,7 @@ func (e *Exporter) Write(w io.Writer, rows iter.Seq[kv.Entry], now time.Time) (n
 		}
 		one := line{Table: row.Bucket, Key: row.Key, Value: row.Value}
 		if b, ok := memory.ReadBan(row.Key, row.Value); ok && row.Bucket == memory.BansBucket {
-			one.Ban = &ban{b.Prefix, text.At(time.Unix(b.Since, 0)), text.At(time.Unix(b.Until, 0)), b.Rule, b.Revoked}
+			one.Ban = &ban{b.Prefix, text.At(time.Unix(b.Since, 0)), text.At(time.Unix(b.Until, 0)), b.Rule, b.Revoked, b.Range}
 		}
 		if err := put(one); err != nil {
 			return n, err
