@@ -165,7 +165,7 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 	if err != nil {
 		return err
 	}
-	own, same, err := sharedRows(e, key)
+	_, same, err := sharedRows(e, key)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func runFactsImport(e *env, f *factsFlags, names []string) error {
 		}
 		files = append(files, one)
 	}
-	rows, hosts, err := facts.Merge(fleet.Name, sharing.Limits(&fleet), own, files, e.now())
+	rows, hosts, err := facts.Merge(fleet.Name, sharing.Limits(&fleet), files, e.now())
 	if err != nil {
 		return err
 	}

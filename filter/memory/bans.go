@@ -27,9 +27,12 @@ type ban struct {
 	rule         uint16 // index into ruleNames
 	session      uint64
 	// extra is, for another host's ban, the time until which firewalls contain it; see Rejected.
-	// For this host's ban, it is the time of the latest unban before it; see unbanBefore. For
-	// this host's unban, it is the time of the unban if it is sent again; see sendAgain.
+	// Otherwise, it is the time of this host's latest unban before the ban, or before the unban by
+	// another host.
 	extra uint32
+	// end is the end that a ban of this host had before another host ended it; see disown. For a ban
+	// of this host, it is the time of another host's latest unban before the ban.
+	end   uint32
 	times uint8 // consecutive offences on this host, including this one
 	flags banFlags
 }
@@ -42,9 +45,9 @@ const (
 	banRevoked                       // ended by the operator
 	banForeign                       // imposed or ended on another host
 	banListed                        // rests on a listing in a DNS list
-	banWithin                        // an unban also of all hosts and networks in the prefix
-	banExtra                         // only in values of this host's rows, which then include extra
-	banKnew                          // extra is the time of an unban that other hosts know
+	banAdopted                       // other hosts receive this unban of another host from here; see adopt
+	banExtra                         // only in values, which then include extra
+	banEnd                           // only in values, which then include end
 )
 
 // keepBan is the retention period of a ban after it ends, in seconds.
@@ -165,8 +168,8 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	k, at := c.Host(), b.clock.row(now)
 	old, known := b.own.hosts.live(k, at)
 	old.settle(at)
-	row := ban{since: at, last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
-	row.extra, row.flags = b.own.unbanBefore(k.Prefix(), &old, at)
+	row := ban{since: b.start(k.Prefix(), at), last: old.last, rule: b.rules.number(r.Rule), session: r.Session, times: 1}
+	row.extra, row.end = old.ownUnban(), old.unbannedElsewhere()
 	if r.Observe {
 		row.flags |= banObserved
 	}
@@ -183,7 +186,7 @@ func (b *Bans) Add(c *Client, r BanRequest, now int64) Ban {
 	case known && sameMode && old.flags&banRevoked == 0 && int64(at) <= old.repeatsUntil():
 		row.times = min(old.times, 254) + 1
 	}
-	row.until = at + uint32(r.Ladder[min(int(row.times), len(r.Ladder))-1]/time.Second)
+	row.until = max(at, row.since) + uint32(r.Ladder[min(int(row.times), len(r.Ladder))-1]/time.Second)
 	if active && sameMode && old.until >= row.until {
 		return b.export(k.Prefix(), old)
 	}
@@ -273,9 +276,10 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
-	row := ban{since: at, until: at + uint32(d/time.Second), rule: b.rules.number(reason), times: 1}
+	row := ban{since: b.start(p, at), rule: b.rules.number(reason), times: 1}
+	row.until = row.since + uint32(d/time.Second)
 	old, ok := b.own.get(p)
-	row.extra, row.flags = b.own.unbanBefore(p, &old, at)
+	row.extra, row.end = old.ownUnban(), old.unbannedElsewhere()
 	if row.flags |= banManual; ok && isSource(p) {
 		row.last = old.last
 		if old.flags&banObserved == 0 && !old.active(at) {
@@ -339,12 +343,13 @@ func (b *Bans) revoke(k *book, p netip.Prefix, row ban, at uint32) Ban {
 	own, known := b.own.get(p)
 	if k == &b.others {
 		k.del(p)
-		if known && own.flags&banRevoked != 0 {
-			row.until = max(row.until, own.until+1) // other hosts must not take it for the earlier unban
-		}
 	}
-	if k == &b.own || !known || !own.active(at) {
+	switch {
+	case k == &b.own || !known || !own.active(at):
 		b.own.put(p, row, at)
+	case row.until > at: // a ban that starts in the future; the unban must not be earlier than either ban
+		own.since = max(own.since, row.until)
+		b.own.put(p, own, at)
 	}
 	b.log.add(p)
 	return b.export(p, row)
@@ -454,16 +459,14 @@ func (b *ban) shift(by int64) {
 	shiftTime(&b.until, by)
 	shiftTime(&b.last, by)
 	shiftTime(&b.extra, by)
+	shiftTime(&b.end, by)
 }
 
 // mergeBans merges a stored ban into a ban imposed since startup. The ban that ends
 // later is kept, but an enforced ban takes precedence over an observed one.
 func mergeBans(live *ban, stored ban) {
 	times := max(live.times, stored.times)
-	unbanned, knew := live.lastUnban()
-	if at, also := stored.lastUnban(); at > unbanned {
-		unbanned, knew = at, also
-	}
+	unban, elsewhere := max(live.ownUnban(), stored.ownUnban()), max(live.unbannedElsewhere(), stored.unbannedElsewhere())
 	if observed := live.flags & banObserved; observed == stored.flags&banObserved {
 		if stored.until > live.until {
 			*live = stored
@@ -473,7 +476,7 @@ func mergeBans(live *ban, stored ban) {
 		*live = stored
 	}
 	if live.flags&(banRevoked|banForeign) == 0 {
-		live.extra, live.flags = min(unbanned, live.since), live.flags&^banKnew|knew
+		live.extra, live.end = min(unban, live.since-1), min(elsewhere, live.since-1)
 	}
 }
 
@@ -538,18 +541,24 @@ func (n *ruleNames) value(b ban) (value []byte) {
 	value = be.AppendUint16(value, b.attempts)
 	value = be.AppendUint64(value, b.session)
 	flags := b.flags
-	if flags&banForeign == 0 && b.extra != 0 {
+	if b.extra != 0 {
 		flags |= banExtra
 	}
+	if b.end != 0 {
+		flags |= banEnd
+	}
 	value = append(value, b.times, byte(flags))
-	if flags&(banForeign|banExtra) != 0 {
+	if flags&banExtra != 0 {
 		value = be.AppendUint32(value, b.extra)
+	}
+	if flags&banEnd != 0 {
+		value = be.AppendUint32(value, b.end)
 	}
 	return append(value, n.list[b.rule]...)
 }
 
 func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
-	p, ok = readPrefix(key)
+	p, _, ok = readRange(key)
 	if !ok || len(v) < banSize {
 		return p, b, false
 	}
@@ -558,12 +567,18 @@ func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
 		session: be.Uint64(v[14:]), times: v[22], flags: banFlags(v[23]),
 	}
 	rule := v[banSize:]
-	if b.flags&(banForeign|banExtra) != 0 {
+	for _, optional := range [...]struct {
+		flag  banFlags
+		field *uint32
+	}{{banExtra, &b.extra}, {banEnd, &b.end}} {
+		if b.flags&optional.flag == 0 {
+			continue
+		}
 		if len(rule) < 4 {
 			return p, ban{}, false
 		}
-		b.extra, rule = be.Uint32(rule), rule[4:]
-		b.flags &^= banExtra
+		*optional.field, rule = be.Uint32(rule), rule[4:]
+		b.flags &^= optional.flag
 	}
 	b.rule = n.number(string(rule))
 	return p, b, true
@@ -571,6 +586,31 @@ func (n *ruleNames) read(key, v []byte) (p netip.Prefix, b ban, ok bool) {
 
 func prefixKey(p netip.Prefix) []byte {
 	return append([]byte{byte(p.Bits())}, p.Addr().AsSlice()...)
+}
+
+// rangeBits is added to the length of the prefix in the key of a range.
+const rangeBits = 129
+
+func rangeKey(p netip.Prefix) []byte {
+	key := prefixKey(p)
+	key[0] += rangeBits
+	return key
+}
+
+// IsRange reports whether a key of the bucket BansBucket is that of a range.
+func IsRange(key []byte) bool {
+	_, wide, _ := readRange(key)
+	return wide
+}
+
+// readRange decodes a key that is either that of a prefix or that of a range.
+func readRange(key []byte) (p netip.Prefix, wide, ok bool) {
+	if wide = len(key) > 0 && key[0] >= rangeBits; wide {
+		key = slices.Clone(key)
+		key[0] -= rangeBits
+	}
+	p, ok = readPrefix(key)
+	return p, wide, ok
 }
 
 func readPrefix(b []byte) (netip.Prefix, bool) {

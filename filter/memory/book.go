@@ -7,6 +7,9 @@ import "net/netip"
 type book struct {
 	hosts    table[Host, ban]
 	networks networkBans
+	// ranges holds unbans of all hosts and networks in a prefix. An unban of the prefix itself is in
+	// hosts or networks.
+	ranges networkBans
 }
 
 // newBook returns an empty book. The names of its tables in Status are name and "network "
@@ -26,7 +29,7 @@ func newBook(s *shared, rules *ruleNames, name, bucket string, hosts, networks i
 			value: rules.value,
 			decode: func(key, value []byte) (Host, ban, bool) {
 				p, row, ok := read(key, value)
-				if !ok || !isSource(p) {
+				if _, wide, _ := readRange(key); !ok || wide || !isSource(p) {
 					return Host{}, ban{}, false
 				}
 				return hostIn(p), row, true
@@ -36,6 +39,7 @@ func newBook(s *shared, rules *ruleNames, name, bucket string, hosts, networks i
 			combine: func(_ Host, row *ban, other ban) { mergeBans(row, other) },
 		}),
 		networks: networkBans{rows: make(map[netip.Prefix]ban), limit: networks, rules: rules, read: read, name: "network " + name, bucket: bucket},
+		ranges:   networkBans{rows: make(map[netip.Prefix]ban), limit: networks, rules: rules, read: read, name: "unbans of ranges", bucket: bucket, ranges: true},
 	}
 }
 
@@ -91,37 +95,22 @@ func (k *book) room(p netip.Prefix) bool {
 	if isSource(p) {
 		return len(k.hosts.rows) < k.hosts.limit/maxForeign
 	}
-	return len(k.networks.rows) < k.networks.limit/maxForeign
+	return k.networks.room()
 }
 
-// outgoing returns the state of a row in table.outgoing.
-func (k *book) outgoing(p netip.Prefix) (changed, unsent bool) {
+// changed reports whether the row of p has changed, or was deleted, since it was last sent.
+func (k *book) changed(p netip.Prefix) bool {
 	if isSource(p) {
-		changed, unsent = k.hosts.outgoing[hostIn(p)]
-	} else {
-		changed, unsent = k.networks.outgoing[p]
+		return k.hosts.outgoing[hostIn(p)]
 	}
-	return changed, unsent
-}
-
-// unbanBefore returns the time of the latest unban of p, or 0, and banKnew if other hosts know the
-// unban. old is the row that a ban replaces. If other hosts do not know the unban, they must
-// receive it together with the ban. Otherwise, an offence soon after the unban would keep earlier
-// bans on other hosts in effect. An unban that arrives again does not end the ban.
-func (k *book) unbanBefore(p netip.Prefix, old *ban, at uint32) (uint32, banFlags) {
-	unban, knew := old.lastUnban()
-	shared := k.hosts.outgoing != nil
-	if _, unsent := k.outgoing(p); shared && !unsent && old.ownUnban() {
-		knew = banKnew
-	}
-	return min(unban, at), knew
+	return k.networks.outgoing[p]
 }
 
 // resend causes other hosts to receive a row, or its deletion, again.
 func (k *book) resend(p netip.Prefix) {
 	switch {
-	case !isSource(p) && k.networks.outgoing != nil:
-		k.networks.outgoing[p] = true
+	case !isSource(p):
+		k.networks.resend(p)
 	case isSource(p) && k.hosts.outgoing != nil:
 		k.hosts.outgoing[hostIn(p)] = true
 	}

@@ -79,6 +79,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 			logEnded(m.Bans, ended)
 		}
 		eraseNetworks(m, &k.networks, p, kept, dry, out)
+		eraseNetworks(m, &k.ranges, p, kept, dry, out)
 	}
 	erase(&m.mu, &m.Peers.rows, dry, out, func(k peerKey, _ peer) bool { return k.kind != peerDomain && p.Contains(k.host.Prefix().Addr()) })
 	has := func(n uint64) bool { return hosts[n] || inPrefix(n, p) }

@@ -19,12 +19,12 @@ package memory
 //	clock      "time"                           the numbers of stored (8 each)
 //	secret     "hash"                           16 bytes
 //	           "name"                           the name of this host in its fleet
-//	bans       length of the prefix (1 byte),   since, until, last (4 each), attempts (2), session (8),
-//	           address (4 or 16)                times (1), flags (1), ban.extra (4) if another
-//	                                            host has ended the ban or extra is not 0, then the
-//	                                            rule
-//	otherbans  as in bans                       as in bans, but always with ban.extra, then the
-//	                                            other host, 0 and the rule
+//	bans       length of the prefix (1 byte;    since, until, last (4 each), attempts (2), session (8),
+//	           plus 129 for a range), address   times (1), flags (1), ban.extra and ban.end (4 each)
+//	           (4 or 16)                        if not 0, then the rule, after the other host and 0
+//	                                            if another host has ended the ban
+//	otherbans  as in bans                       as in bans, but always with the other host and 0
+//	                                            before the rule
 //	peers      kind (1), host (16) or hash      days of the first and last mail, last login, offence
 //	           (8 zeros, 8)                     and mail of our users, messages, days, senders (5
 //	                                            times 2), greetings (3 times 2; 2 each)
@@ -116,7 +116,7 @@ func New() *Memory {
 	// The clock comes first, because other rows depend on it. The secret is the key of
 	// the hashes in other rows. The row about dropped peers must be on disk before the
 	// rows of these peers are deleted.
-	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.own.hosts, &m.Bans.own.networks, &m.Bans.others.hosts, &m.Bans.others.networks, forgottenRow{m.Peers}, &m.Peers.rows, elsewhereRows{&m.Peers.rows, s}, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
+	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.own.hosts, &m.Bans.own.networks, &m.Bans.own.ranges, &m.Bans.others.hosts, &m.Bans.others.networks, forgottenRow{m.Peers}, &m.Peers.rows, elsewhereRows{&m.Peers.rows, s}, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }

@@ -3,7 +3,8 @@ package memory
 import "net/netip"
 
 // networkBans holds bans of networks. Only operators ban networks. A lookup of an address
-// tries each prefix length in use, and returns the narrowest ban.
+// tries each prefix length in use, and returns the narrowest ban. networkBans also holds unbans of
+// ranges.
 type networkBans struct {
 	rows  map[netip.Prefix]ban
 	bits  [2][129]int // rows by family and prefix length
@@ -14,6 +15,7 @@ type networkBans struct {
 	name  string // name in Status
 	// bucket is the name of the bucket on disk.
 	bucket string
+	ranges bool // the rows are unbans of all hosts and networks in a prefix
 	// outgoing lists the bans that other hosts must receive; see table. It is nil if bans
 	// are not shared.
 	outgoing map[netip.Prefix]bool
@@ -63,10 +65,19 @@ func (n *networkBans) del(p netip.Prefix) {
 
 func (n *networkBans) changed(p netip.Prefix) {
 	n.mark(p)
+	n.resend(p)
+}
+
+// resend causes other hosts to receive a row, or its deletion, again.
+func (n *networkBans) resend(p netip.Prefix) {
 	if n.outgoing != nil {
 		n.outgoing[p] = true
 	}
 }
+
+// room reports whether there is room for a row that another host has sent. Rows of other hosts
+// must not displace all rows of this host.
+func (n *networkBans) room() bool { return len(n.rows) < n.limit/maxForeign }
 
 func (n *networkBans) lookup(a netip.Addr, now uint32) (netip.Prefix, ban, bool) {
 	if len(n.rows) == 0 {
@@ -93,10 +104,17 @@ func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 	if n.has(p) || len(n.rows) < n.limit {
 		return true
 	}
+	var oldest netip.Prefix
 	for p, b := range n.rows {
-		if b.until+keepBan < now || b.until <= now && len(n.rows) >= n.limit {
+		if b.until+keepBan < now {
 			n.del(p)
+		} else if old, ok := n.rows[oldest]; b.until <= now && (!ok || b.until < old.until) {
+			oldest = p
 		}
+	}
+	if len(n.rows) >= n.limit && n.has(oldest) {
+		n.del(oldest)
+		delete(n.outgoing, oldest) // other hosts keep it
 	}
 	return len(n.rows) < n.limit
 }
@@ -125,15 +143,23 @@ func (n *networkBans) changes(count int, put func(key, value []byte)) (left int)
 		if b, ok := n.rows[p]; ok {
 			value = n.rules.value(b)
 		}
-		put(prefixKey(p), value)
+		put(n.key(p), value)
 	}
 	return count
 }
 
+func (n *networkBans) key(p netip.Prefix) []byte {
+	if n.ranges {
+		return rangeKey(p)
+	}
+	return prefixKey(p)
+}
+
 func (n *networkBans) restore(key, value []byte, now uint32) bool {
 	p, b, ok := n.read(key, value)
+	_, wide, _ := readRange(key)
 	switch {
-	case !ok || isSource(p):
+	case !ok || wide != n.ranges || !wide && isSource(p):
 		return false
 	case banScore(p, b, now) < 0:
 		n.mark(p) // deletes the row

@@ -71,20 +71,13 @@ func (n *hostNames) number(name string) uint16 {
 
 // A Foreign is a row received from other hosts. A Foreign without a value means that
 // other hosts have no row with this key. If Origin is set, only a ban imposed by Origin
-// is deleted.
+// is deleted. A row with a value but without an Origin is this host's own, sent back.
 type Foreign struct {
 	kv.Entry
 	Origin string // name of the host with the latest information
-	Ended  bool   // another host's unban, which this host does not know yet, has ended this host's ban
 	// Partial is set if the row comes from a file of Origin. Rows with the same key from
 	// other hosts then remain.
 	Partial bool
-	// For a ban, Seen is the time of the latest unban of the prefix that the ban's
-	// host knew of, in seconds since 1970, or 0 if it is unknown. An unban that
-	// this host knows of remains in effect against earlier bans. For the deletion
-	// of a friend's ban, and for a row without a value if Ended is set, Seen is the time of
-	// the unban.
-	Seen int64
 }
 
 // A Freed is a prefix whose ban another host has ended.
@@ -141,7 +134,7 @@ func sharedTables(m *Memory) []sharedTable {
 
 // Announce causes Outgoing to return all of this host's rows, followed by all rows that
 // change later. After the filter starts, Announce must be called before Incoming.
-// Otherwise, another host's ban could replace an unban that this host has not sent yet.
+// Otherwise, other hosts would not receive the changes that result from their rows.
 func (m *Memory) Announce() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -176,9 +169,8 @@ func outgoing(m *Memory, t sharedTable, n int, skew int64, list *[]kv.Entry) (le
 }
 
 // Incoming sets other hosts' rows, and returns the prefixes whose bans these hosts have
-// ended. Each row replaces the earlier one with the same key, unless it is partial.
-// Invalid rows are skipped and cause an error. A ban without an Origin was imposed by
-// this host and sent back. Skew is subtracted from the times in rows; see Outgoing.
+// ended. Each row replaces the earlier one with the same key, unless it is partial or an unban.
+// Invalid rows are skipped and cause an error. Skew is subtracted from the times in rows; see Outgoing.
 // Until the rows on disk are loaded, Incoming sets no rows, because the stored rows may
 // include unbans.
 func (m *Memory) Incoming(list []Foreign, skew, now int64) (freed []Freed, last error) {
@@ -230,7 +222,7 @@ func (m *Memory) Origins() map[string]int {
 }
 
 // Disown deletes the rows of another host, including its unbans, and returns their number. If its
-// unbans remained, this host would send them again; see sendAgain.
+// unbans remained, they would still end bans.
 func (m *Memory) Disown(origin string) (n int) {
 	locked := func(t sharedTable) int {
 		m.mu.Lock()
@@ -448,11 +440,18 @@ func LimitBan(value []byte, d time.Duration, observe bool) []byte {
 type BanRow struct {
 	Prefix       netip.Prefix
 	Since, Until int64 // seconds since 1970
-	Unbanned     int64 // time of an unsent unban before the ban, or of an unban that is sent again
+	Unbanned     int64 // time of the unban, or of the latest unban before the ban by the same host; 0 if there was none
+	Range        bool  // the unban is of all hosts and networks in the prefix
 	Session      uint64
 	Rule         string
 	Revoked      bool
 	Manual       bool
+}
+
+// EndedBy reports whether an unban of the same prefix ends the ban.
+func (b *BanRow) EndedBy(unban *BanRow) bool {
+	same := unban.Revoked && b.Session != 0 && b.Session == unban.Session // see ban.ends
+	return unban.Unbanned != 0 && (b.Since <= unban.Unbanned || same)
 }
 
 // Active reports whether a ban is active.
@@ -468,13 +467,25 @@ func ReadBan(key, value []byte) (BanRow, bool) {
 	if !ok {
 		return BanRow{}, false
 	}
-	if b.flags&banForeign != 0 {
-		b.extra = 0
-	}
+	_, wide, _ := readRange(key)
+	b.sent()
 	return BanRow{
-		Prefix: p, Since: int64(b.since), Until: int64(b.until), Unbanned: int64(b.extra), Session: b.session, Rule: names.list[b.rule],
-		Revoked: b.flags&banRevoked != 0, Manual: b.flags&banManual != 0,
+		Prefix: p, Since: int64(b.since), Until: int64(b.until), Unbanned: int64(b.unbanned()), Range: wide,
+		Session: b.session, Rule: names.list[b.rule], Revoked: b.flags&banRevoked != 0, Manual: b.flags&banManual != 0,
 	}, true
+}
+
+// Unban returns the row of the unban in a row of the bucket BansBucket, which is an unban or a ban
+// after an unban by the same host. It returns nil if there is none.
+func Unban(key, value []byte) []byte {
+	var names ruleNames
+	_, b, ok := names.read(key, value)
+	b.sent()
+	unban, found := b.ownUnbanRow()
+	if !ok || !found {
+		return nil
+	}
+	return names.value(unban)
 }
 
 // higherCounters keeps the higher count of each slot. The same rows may arrive

@@ -62,7 +62,7 @@ func TestOutgoing(t *testing.T) {
 	}{
 		{"nothing", func() {}, nil},
 		{"a ban", func() { m.Bans.Add(c, BanRequest{Ladder: hours, Rule: "harvest"}, at(0)) }, []string{"bans true"}},
-		{"an observed ban", func() { m.Bans.Add(who("192.0.2.9"), BanRequest{Ladder: hours, Rule: "x", Observe: true}, at(0)) }, nil},
+		{"an observed ban", func() { m.Bans.Add(who("192.0.2.9"), BanRequest{Ladder: hours, Rule: "x", Observe: true}, at(0)) }, []string{"bans false"}},
 		{"a ban of a network", func() { m.Bans.AddPrefix(netip.MustParsePrefix("198.51.100.0/24"), time.Hour, "x", at(0)) }, []string{"bans true"}},
 		{"an unban of a network", func() { m.Bans.Revoke(netip.MustParsePrefix("198.51.100.0/24"), false, at(0)) }, []string{"bans true"}},
 		{"mail", func() { m.Peers.Delivered(c, Delivery{Messages: 1}, at(0)) }, []string{"peers true"}},
@@ -260,11 +260,9 @@ func TestForeignBans(t *testing.T) {
 		{"no ban here", func(*Memory) {}, func(m *Memory) { ban(m, time.Hour) }, nil, time.Hour, "mx1"},
 		{"a shorter ban here", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, time.Hour, ""},
 		{"a longer ban here", func(m *Memory) { ban(m, 2*time.Hour) }, func(m *Memory) { ban(m, time.Hour) }, nil, 2 * time.Hour, ""},
-		{"a longer ban that has ended", func(m *Memory) { ban(m, 2*time.Hour); sent(m) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Ended = true }, time.Hour, "mx1"},
-		{"a ban that has ended, and no row", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Ended, f.Value = true, nil }, 0, ""},
 		{"an unban there", func(m *Memory) { ban(m, time.Hour) }, func(m *Memory) { ban(m, time.Hour); unban(m) }, nil, 0, ""},
 		{"an unban here that is not sent", func(m *Memory) { ban(m, time.Hour); sent(m); unban(m) }, func(m *Memory) { ban(m, 2*time.Hour) }, nil, 0, ""},
-		{"an unban here that is known", func(m *Memory) { ban(m, time.Hour); unban(m); sent(m) }, func(m *Memory) { ban(m, 2*time.Hour) }, func(f *Foreign) { f.Seen = at(time.Minute) / 1e6 }, 2 * time.Hour, "mx1"},
+		{"an unban here before the ban", func(m *Memory) { ban(m, time.Hour); unban(m); sent(m) }, func(m *Memory) { m.Bans.AddPrefix(p, 2*time.Hour, "x", at(61*time.Second)) }, nil, 2*time.Hour + 61*time.Second, "mx1"},
 		{"a row sent back", func(*Memory) {}, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Origin = "" }, time.Hour, ""},
 		{"a row sent back after an unban", func(m *Memory) { ban(m, time.Hour); unban(m); sent(m) }, func(m *Memory) { ban(m, time.Hour) }, func(f *Foreign) { f.Origin = "" }, 0, ""},
 		{"a row sent back after it was erased", func(m *Memory) {
@@ -504,7 +502,7 @@ func TestDisclaimExpires(t *testing.T) {
 	m.Outgoing(100, 0)
 	for _, s := range []string{"192.0.2.1/32", "198.51.100.0/24"} {
 		p := netip.MustParsePrefix(s)
-		if !m.Bans.Disclaim(p, false, at(0)) {
+		if !m.Bans.Disclaim(p, false, nil, at(0)) {
 			t.Fatal("other hosts do not receive the unban of", s)
 		}
 		e := m.Outgoing(10, 0)[0]

@@ -34,12 +34,12 @@ func banRow(p netip.Prefix, since, length time.Duration) Foreign {
 	return from(m, "mx1")[0]
 }
 
-// unbanRow returns another host's row with an unban.
-func unbanRow(p netip.Prefix, within bool, origin string, now time.Duration) Foreign {
+// unbanRows returns another host's rows with an unban.
+func unbanRows(p netip.Prefix, within bool, origin string, now time.Duration) []Foreign {
 	m := sharing()
 	m.UseKey([16]byte{1})
-	m.Bans.Disclaim(p, within, at(now))
-	return from(m, origin)[0]
+	m.Bans.Disclaim(p, within, nil, at(now))
+	return from(m, origin)
 }
 
 func enforced(m *Memory, p string, now time.Duration) bool {
@@ -75,12 +75,9 @@ func TestUnbanLasts(t *testing.T) {
 	}{
 		{"an earlier ban", 0, nil, false},
 		{"an earlier ban in a file", 0, partial, false},
-		{"an earlier ban in a file with an earlier unban", 0, func(f *Foreign) { f.Partial, f.Seen = true, at(time.Hour)/1e6 }, false},
 		{"a ban of the same second", time.Hour, nil, false},
 		{"a later ban", 61 * time.Minute, nil, true},
 		{"a later ban in a file", 61 * time.Minute, partial, true},
-		{"a ban of a host that knew the unban, whose clock is slow", 50 * time.Minute, func(f *Foreign) { f.Seen = at(59*time.Minute) / 1e6 }, true},
-		{"a ban of a host that knew an unban long ago", 0, func(f *Foreign) { f.Seen = at(-day) / 1e6 }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24", "2001:db8::/64"} {
@@ -92,7 +89,7 @@ func TestUnbanLasts(t *testing.T) {
 						m.Bans.Revoke(p, false, at(time.Hour))
 						m.Outgoing(100, 0)
 					} else {
-						incoming(t, m, time.Hour, banRow(p, 0, 2*time.Hour), unbanRow(p, false, "mx2", time.Hour))
+						incoming(t, m, time.Hour, append(unbanRows(p, false, "mx2", time.Hour), banRow(p, 0, 2*time.Hour))...)
 					}
 					for _, m := range []*Memory{m, restart(m, "", time.Hour)} {
 						m.Outgoing(100, 0)
@@ -117,7 +114,7 @@ func TestUnbanLasts(t *testing.T) {
 func TestUnbanInOldFile(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
 	m := sharing()
-	unban := unbanRow(p, false, "mx2", 0)
+	unban := unbanRows(p, false, "mx2", 0)[0]
 	unban.Partial = true
 	ban := banRow(p, time.Minute, time.Hour)
 	ban.Partial = true
@@ -189,29 +186,34 @@ func TestUnbanWithin(t *testing.T) {
 				}
 			}
 			now := 62 * time.Minute
-			f := unbanRow(netip.MustParsePrefix(tt.unban), tt.within, "mx2", time.Hour)
+			f := unbanRows(netip.MustParsePrefix(tt.unban), tt.within, "mx2", time.Hour)
 			imposer, other := sharing(), sharing()
 			ban(imposer)
 			row := from(imposer, "mx1")[0]
 			for range 2 {
-				incoming(t, imposer, now, f)
+				incoming(t, imposer, now, f...)
 			}
 			if got := enforced(imposer, tt.banned, now); got != tt.want {
 				t.Errorf("on the host that imposed the ban: banned %v", got)
 			}
-			sent := from(imposer, "mx1")
-			sent = slices.DeleteFunc(sent, func(f Foreign) bool { return f.Value == nil })
-			if len(sent) > 0 == tt.want {
-				t.Errorf("the unban is sent: %v", sent)
+			ended := false // the ban must not return if the unban is lost
+			for _, f := range from(imposer, "mx1") {
+				b, _ := ReadBan(f.Key, f.Value)
+				if ended = ended || bytes.Equal(f.Key, row.Key) && !b.Active(at(now)/1e6); b.Unbanned != 0 {
+					t.Errorf("an unban is sent as this host's own: %v", b)
+				}
+			}
+			if ended == tt.want {
+				t.Errorf("other hosts receive that the ban has ended: %v", ended)
 			}
 			// A third host may receive the two rows in either order.
 			incoming(t, other, now, row)
-			incoming(t, other, now, f)
+			incoming(t, other, now, f...)
 			if got := enforced(other, tt.banned, now); got != tt.want {
 				t.Errorf("first the ban, then the unban: banned %v", got)
 			}
 			other = sharing()
-			incoming(t, other, now, f)
+			incoming(t, other, now, f...)
 			incoming(t, other, now, row)
 			if got := enforced(other, tt.banned, now); got != tt.want {
 				t.Errorf("first the unban, then the ban: banned %v", got)
@@ -224,14 +226,14 @@ func TestUnbanWithin(t *testing.T) {
 func TestLaterUnbanWithin(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.0/24")
 	m := sharing()
-	incoming(t, m, time.Hour, unbanRow(p, true, "mx2", time.Hour))
+	incoming(t, m, time.Hour, unbanRows(p, true, "mx2", time.Hour)...)
 	m.Bans.Add(who("192.0.2.1"), BanRequest{Ladder: []time.Duration{9 * time.Hour}, Rule: "harvest"}, at(2*time.Hour))
 	m.Bans.AddPrefix(p, 9*time.Hour, "x", at(2*time.Hour))
-	incoming(t, m, 2*time.Hour, unbanRow(p, true, "mx2", time.Hour))
+	incoming(t, m, 2*time.Hour, unbanRows(p, true, "mx2", time.Hour)...)
 	if !enforced(m, "192.0.2.1/32", 2*time.Hour) {
 		t.Error("the first unban ends a later ban")
 	}
-	incoming(t, m, 3*time.Hour, unbanRow(p, true, "mx2", 3*time.Hour))
+	incoming(t, m, 3*time.Hour, unbanRows(p, true, "mx2", 3*time.Hour)...)
 	if enforced(m, "192.0.2.1/32", 3*time.Hour) || enforced(m, "192.0.2.0/24", 3*time.Hour) {
 		t.Error("the second unban has no effect")
 	}
@@ -480,7 +482,7 @@ func TestUnbanAfterBackup(t *testing.T) {
 			m.Bans.Revoke(p, false, at(time.Minute))
 			f := from(m, "mx1")[0]
 			if later {
-				backup.Bans.AddPrefix(p, time.Hour, "y", at(time.Minute))
+				backup.Bans.AddPrefix(p, time.Hour, "y", at(time.Minute+time.Second))
 			}
 			incoming(t, backup, time.Hour/2, f)
 			if ok := enforced(backup, prefix, time.Hour/2); ok != later {
@@ -506,9 +508,9 @@ func TestSecondUnban(t *testing.T) {
 			return n
 		}
 		unban := func(when time.Duration) {
-			f := unbanRow(p, false, "mx2", when)
-			f.Partial = partial
-			incoming(t, m, when+time.Second, f)
+			f := unbanRows(p, false, "mx2", when)
+			f[0].Partial = partial
+			incoming(t, m, when+time.Second, f...)
 		}
 		unban(time.Hour)
 		m.Logins.Failed(who("192.0.2.1"), at(2*time.Hour))
@@ -529,21 +531,21 @@ func TestSecondUnban(t *testing.T) {
 	}
 }
 
-// TestUnbanWithinSameSecond checks that a ban imposed in the same second as an unban of
-// its range remains, because the ban may be later.
+// TestUnbanWithinSameSecond checks that an unban of a range also ends a ban in the range that was
+// imposed in the same second.
 func TestUnbanWithinSameSecond(t *testing.T) {
 	for _, tt := range []struct {
 		since time.Duration
 		want  bool
-	}{{time.Hour - time.Second, false}, {time.Hour, true}} {
+	}{{time.Hour - time.Second, false}, {time.Hour, false}, {time.Hour + time.Second, true}} {
 		for _, unbanFirst := range []bool{false, true} {
 			m := sharing()
-			ban, unban := banRow(netip.MustParsePrefix("192.0.2.1/32"), tt.since, 24*time.Hour), unbanRow(netip.MustParsePrefix("192.0.2.0/24"), true, "mx3", time.Hour)
+			ban, unban := banRow(netip.MustParsePrefix("192.0.2.1/32"), tt.since, 24*time.Hour), unbanRows(netip.MustParsePrefix("192.0.2.0/24"), true, "mx3", time.Hour)
 			ban.Origin = "mx2"
 			if unbanFirst {
-				incoming(t, m, time.Hour, unban, ban)
+				incoming(t, m, time.Hour, append(unban, ban)...)
 			} else {
-				incoming(t, m, time.Hour, ban, unban)
+				incoming(t, m, time.Hour, append([]Foreign{ban}, unban...)...)
 			}
 			if got := enforced(m, "192.0.2.1/32", time.Hour+time.Minute); got != tt.want {
 				t.Errorf("ban %v before the unban, unban first %v: banned %v", time.Hour-tt.since, unbanFirst, got)
@@ -597,7 +599,7 @@ func TestBooks(t *testing.T) {
 				t.Errorf("%s: after the end of this host's ban: %+v", prefix, bans)
 			}
 			if foreign {
-				incoming(t, m, 10*time.Minute, unbanRow(p, false, "mx2", 10*time.Minute))
+				incoming(t, m, 10*time.Minute, unbanRows(p, false, "mx2", 10*time.Minute)...)
 			} else if ended := m.Bans.Revoke(p, false, at(10*time.Minute)); len(ended) != 2 || ended[0].Rule != "own" || ended[1].Rule != "x" {
 				t.Errorf("%s: revoked %+v", prefix, ended)
 			}

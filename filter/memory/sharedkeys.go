@@ -15,9 +15,12 @@ func (m Merger) ValidKey(bucket string, key []byte) bool {
 }
 
 func (sharedBans) validKey(key []byte) bool {
-	p, ok := readPrefix(key)
-	if !ok || p.Addr().Is4In6() {
+	p, wide, ok := readRange(key)
+	switch {
+	case !ok || p.Addr().Is4In6():
 		return false
+	case wide:
+		return bytes.Equal(rangeKey(p), key)
 	}
 	if isSource(p) {
 		p = hostIn(p).Prefix()
@@ -28,14 +31,4 @@ func (sharedBans) validKey(key []byte) bool {
 func (t sharedRows[K, V]) validKey(key []byte) bool {
 	k, _, ok := t.decode(key, t.value(*new(V)))
 	return ok && bytes.Equal(t.key(k), key)
-}
-
-// SameBan reports whether two rows of the bucket BansBucket with the same key are about
-// the same ban. An unban keeps the ban's session and, unless the unban is in the
-// future, its start. The result does not depend on the hosts' clocks.
-func SameBan(key, one, other []byte) bool {
-	var names ruleNames
-	_, a, ok := names.read(key, one)
-	_, b, valid := names.read(key, other)
-	return ok && valid && (a.session != 0 && a.session == b.session || a.since == b.since)
 }

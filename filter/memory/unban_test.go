@@ -92,12 +92,12 @@ func TestUnbanAfterObservedBan(t *testing.T) {
 			m, other := sharing(), sharing()
 			m.UseKey([16]byte{1})
 			m.Bans.Add(who(p.Addr().String()), BanRequest{Ladder: hours, Rule: "guess", Session: 1, Observe: true}, at(0))
-			if rows := from(m, "mx1"); len(rows) != 0 {
+			if rows := from(m, "mx1"); len(rows) != 1 || rows[0].Value != nil {
 				t.Fatalf("%s: an observed ban is sent: %v", prefix, rows)
 			}
 			other.Bans.AddPrefix(p, day, "x", at(time.Second))
 			m.Bans.Revoke(p, false, at(later))
-			m.Bans.Disclaim(p, false, at(later))
+			m.Bans.Disclaim(p, false, nil, at(later))
 			incoming(t, other, later+time.Second, from(m, "mx1")...)
 			if enforced(other, prefix, later+time.Minute) {
 				t.Errorf("%s is still banned on another host after an unban %v later", prefix, later)
@@ -134,7 +134,7 @@ func TestRepeatedUnbans(t *testing.T) {
 			return n
 		}
 		unban := func() {
-			evil.Bans.Disclaim(p, tt.within, at(now))
+			evil.Bans.Disclaim(p, tt.within, nil, at(now))
 			incoming(t, m, now, from(evil, "mx9")...)
 		}
 		for range 5 {
@@ -160,7 +160,7 @@ func TestUnbanIsNoBan(t *testing.T) {
 	m, other := sharing(), sharing()
 	m.UseKey([16]byte{1})
 	for i := range time.Duration(3) {
-		m.Bans.Disclaim(netip.MustParsePrefix("192.0.2.0/24"), true, at(time.Hour+i*time.Minute))
+		m.Bans.Disclaim(netip.MustParsePrefix("192.0.2.0/24"), true, nil, at(time.Hour+i*time.Minute))
 		incoming(t, other, 2*time.Hour, from(m, "mx1")...)
 	}
 	m.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, "x", at(2*time.Hour))

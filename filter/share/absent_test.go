@@ -42,8 +42,7 @@ func TestAbsentStanding(t *testing.T) {
 			if _, err := m.Incoming(r.Changed(100, noon), 0, noon.UnixMicro()); err != nil {
 				t.Fatal(err)
 			}
-			r.OwnAgain(m.Outgoing(1000, 0), noon)
-			r.Complete()
+			r.Own(m.Outgoing(1000, 0), noon)
 		}
 		if s := m.Peers.Standing(client, noon.UnixMicro()); s.Level != want {
 			t.Errorf("%q: %+v", other, s)

@@ -38,7 +38,7 @@ func TestUnbanSurvivesLosses(t *testing.T) {
 				f.now = f.now.Add(time.Minute)
 				if u := netip.MustParsePrefix(tt.unban); tt.within || u != p {
 					mx1.memory.Bans.Revoke(u, tt.within, f.now.UnixMicro())
-					mx1.memory.Bans.Disclaim(u, tt.within, f.now.UnixMicro())
+					mx1.memory.Bans.Disclaim(u, tt.within, nil, f.now.UnixMicro())
 				} else {
 					mx1.memory.Bans.Revoke(u, false, f.now.UnixMicro())
 				}
@@ -65,7 +65,7 @@ func TestUnbanSurvivesLosses(t *testing.T) {
 				f.hosts = append(f.hosts, newcomer)
 				for i, h := range f.hosts {
 					h.memory.Announce()
-					rows := h.replica.OwnAgain(h.memory.Outgoing(1<<20, 0), f.now)
+					rows := h.replica.Own(h.memory.Outgoing(1<<20, 0), f.now)
 					if !restarted && i > 0 {
 						rows = h.replica.Rows(h.name)
 					}
@@ -129,18 +129,13 @@ func TestBansSurviveLosses(t *testing.T) {
 					f.now = f.now.Add(time.Hour)
 					start(disk)
 					if restarted {
-						rows := mx1.replica.Rows("mx1")
-						mx1.replica = New("mx1", DefaultLimits())
-						if err := mx1.replica.Apply("mx1", rows, f.now); err != nil {
-							t.Fatal(err)
-						}
+						f.restartCompanion(mx1)
 					}
 					mx1.replica.Resend()
 					f.receive(mx1)
-					if rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now); len(rows) > 0 {
+					if rows := mx1.replica.Own(mx1.memory.Outgoing(1<<20, 0), f.now); len(rows) > 0 {
 						t.Errorf("sent: %+v", rows)
 					}
-					mx1.replica.Complete()
 					f.exchange()
 					f.exchange()
 					for _, h := range f.hosts {
@@ -177,16 +172,11 @@ func TestBackupBeforeUnban(t *testing.T) {
 			mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
 			mx1.memory.Announce()
 			if restarted {
-				rows := mx1.replica.Rows("mx1")
-				mx1.replica = New("mx1", DefaultLimits())
-				if err := mx1.replica.Apply("mx1", rows, f.now); err != nil {
-					t.Fatal(err)
-				}
+				f.restartCompanion(mx1)
 			}
 			mx1.replica.Resend()
 			f.receive(mx1)
-			rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now)
-			mx1.replica.Complete()
+			rows := mx1.replica.Own(mx1.memory.Outgoing(1<<20, 0), f.now)
 			f.hosts[1].inbox = append(f.hosts[1].inbox, batch{"mx1", rows})
 			f.exchange()
 			f.exchange()

@@ -55,8 +55,7 @@ func TestDropKeepsOwn(t *testing.T) {
 					one.replica.Resend()
 					f.receive(one)
 					one.memory.Announce()
-					one.replica.OwnAgain(one.memory.Outgoing(1000, 0), f.now)
-					one.replica.Complete()
+					one.replica.Own(one.memory.Outgoing(1000, 0), f.now)
 					f.receive(one)
 					bans(one, "harvest", "longer on mx2")
 				}
@@ -132,7 +131,7 @@ func TestDropEndsUnbans(t *testing.T) {
 				f.exchange()
 				f.now = f.now.Add(time.Minute)
 				evil.memory.Bans.Revoke(p, false, f.now.UnixMicro())
-				evil.memory.Bans.Disclaim(p, false, f.now.UnixMicro())
+				evil.memory.Bans.Disclaim(p, false, nil, f.now.UnixMicro())
 				if how == "unban and new ban" {
 					evil.memory.Bans.AddPrefix(p, time.Minute, "x", f.now.Add(time.Second).UnixMicro())
 				}

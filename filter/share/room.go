@@ -192,7 +192,7 @@ func evictFrom(r *Replica, v *victims, o *origin, atMost int, now time.Time) boo
 			return false
 		}
 		v.keys = v.keys[1:]
-		if !ok || g.unban() > r.rows[key].neededUnban(now) { // an active ban would return without the unban
+		if !ok || r.rows[key].needs(&g, now) {
 			continue
 		}
 		r.remove(key, r.rows[key], func(g *register) bool { return g.origin == o })

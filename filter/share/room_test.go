@@ -48,7 +48,6 @@ func TestInvalidDeletion(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Resend()
-		r.Complete()
 		list := r.Changed(100, noon)
 		if _, err := memory.New().Incoming(list, 0, noon.UnixMicro()); err != nil || len(list) > 0 {
 			t.Errorf("%s: %v, %d rows", name, err, len(list))
@@ -76,8 +75,7 @@ func TestShortenedBan(t *testing.T) {
 		r.Resend()
 		handOver()
 		m.Announce()
-		r.OwnAgain(m.Outgoing(100, 0), noon)
-		r.Complete()
+		r.Own(m.Outgoing(100, 0), noon)
 		handOver()
 		if b, ok := m.Bans.Enforced(addr(1), noon.Add(time.Second).UnixMicro()); !ok || b.Origin != "" || b.Until.Sub(noon) > time.Minute {
 			t.Errorf("the shorter ban became %+v %v", b, ok)
@@ -129,7 +127,7 @@ func TestFullTable(t *testing.T) {
 	if rows := send(); len(rows) != 0 || !strings.Contains(sender.Crowded(), "more than 20 bans") {
 		t.Errorf("%d rows, problem %q", len(rows), sender.Crowded())
 	}
-	if !m.Bans.Disclaim(addr(300), false, now.UnixMicro()) {
+	if !m.Bans.Disclaim(addr(300), false, nil, now.UnixMicro()) {
 		t.Fatal("no unban")
 	}
 	if rows := send(); !has(rows, addr(300)) {

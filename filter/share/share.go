@@ -7,12 +7,12 @@
 // registers of all hosts; see memory.Merger.
 //
 // Bans need an additional rule, because one host may unban a prefix that another host
-// has banned. Each ban carries the stamp of the prefix's latest unban that the ban's
-// host knew of at that time. The ban counts only if there is no later unban. An unban
-// therefore ends all bans that were imposed without knowledge of any unban, even if a
-// clock was wrong by a few hours. It ends no ban that started long after it; see
-// memory.MayEnd. A host that knows of an unban is assumed to know of all unbans with
-// earlier stamps. An unban's stamp is its own time, however late it is sent.
+// has banned. The register of a ban or an unban contains the time of the host's latest
+// unban of the prefix. The latest of these times, over all hosts, ends all bans that
+// started no later. A host lets its bans start after the unbans that it knows, and its
+// unbans are not earlier than the bans that it knows. The times are those of the hosts'
+// clocks, converted to the clock of the service. After a correction of a host's clock, a
+// ban that was imposed soon after an unban of the same prefix may therefore be lost.
 //
 // A host whose ban another host has ended deletes its register, so that the ban cannot
 // return when the unban is lost.
@@ -26,8 +26,8 @@
 //   - It can ban as many unknown clients as Limits.Rows allows, for Limits.Duration,
 //     because it chooses the times of its bans.
 //   - It can revoke the bans of all hosts, even whole ranges. Later offences lead to a
-//     new ban, but other hosts may receive that ban only after maxAhead. An unban that ends no
-//     ban on a host deletes the counts of a small network there, once an hour.
+//     new ban. An unban that ends no ban on a host deletes the counts of a small network
+//     there, once an hour.
 //   - It can let clients be known, but not trusted. Bans of other hosts then do not apply to
 //     an attacker.
 //   - It can let mailboxes exist on another host, so that no mailbox counts as probed and one
@@ -44,6 +44,7 @@ package share
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"math"
@@ -56,9 +57,8 @@ import (
 )
 
 // A Stamp is the time of a hybrid logical clock: milliseconds since 1970 in the upper
-// 48 bits, and a counter in the lower 16. A stamp is later than all stamps of the same
-// key that its host has received. Stamps of other keys have no influence, so a host
-// whose clock is ahead does not advance the stamps of all rows.
+// 48 bits, and a counter in the lower 16. A stamp is later than the host's earlier
+// stamps of the same key, even if its clock has been set back.
 type Stamp uint64
 
 // At returns the earliest stamp with the given time.
@@ -72,7 +72,6 @@ func (s Stamp) Time() time.Time { return time.UnixMilli(int64(s >> 16)).UTC() }
 type Row struct {
 	Bucket, Key string
 	Stamp       Stamp  // time of the latest change
-	Seen        Stamp  // for a ban, the latest unban of the same prefix that the host knew
 	Value       string // empty if the host has deleted the row
 }
 
@@ -84,8 +83,8 @@ const DropBucket = "drop"
 type Limits struct {
 	Rows  int // of one host in one table; a host does not send more
 	Total int // of all hosts
-	// Bans is the maximum number of a host's bans and offences that start within the
-	// same minute. If a minute has more, none of its bans count.
+	// Bans is the maximum number of a host's bans that are imposed within the same
+	// minute. If a minute has more, none of its bans count.
 	Bans     int
 	Duration time.Duration // of a ban; a longer ban ends earlier
 	Bits4    int           // minimum length of a banned IPv4 prefix
@@ -126,30 +125,26 @@ type rowKey struct{ bucket, key string }
 
 // A register is one host's copy of a row.
 type register struct {
-	origin      *origin
-	stamp, seen Stamp
-	value       string
-	ban         memory.BanRow // decoded value of a row in memory.BansBucket
-	// sent is set if this host's memory has passed the row to this Replica. Other rows
-	// in this host's name may be forged, and count like another host's rows.
-	sent bool
+	origin *origin
+	stamp  Stamp
+	value  string
+	ban    memory.BanRow // decoded value of a row in memory.BansBucket
+	// mine is set if this host's memory has passed the row to this Replica. Other rows
+	// in this host's name may be forged, and count like another host's rows. sent is
+	// mine, unless the memory may have lost the row since then; see Resend.
+	mine, sent bool
 }
 
 // A row holds all hosts' registers with the same key.
 type row struct {
 	registers []register // sorted by name of the host
 	sent      uint64     // hash of what Changed has returned, or unsent
-	passed    Stamp      // latest unban that the host's memory knows
-	own       bool       // the host's memory knows its own ban
+	held      bool       // the memory may have a merged row of the other hosts
 }
 
 // unsent is the value of row.sent if it is unknown which version of the row the memory
-// has. dropped is the value if a host with the row was dropped, so that the memory may have
-// deleted the row although another host has it.
-const (
-	unsent  = 1
-	dropped = 2
-)
+// has.
+const unsent = 1
 
 // origin is a host whose registers the Replica holds.
 type origin struct {
@@ -207,8 +202,6 @@ type Replica struct {
 	changed changes             // rows that Changed must compute
 	again   map[rowKey]struct{} // keys of rows of this host that must be sent again
 	seed    maphash.Seed
-	// holding is set from Resend until Complete.
-	holding bool
 	evicted map[rowKey]struct{} // rows of this host that the service no longer needs; see Expire
 	crowded struct {
 		problem string
@@ -216,21 +209,25 @@ type Replica struct {
 	}
 }
 
-// changes contains keys of rows: bans, and all other rows.
-type changes [2]map[rowKey]struct{}
+// changes contains keys of rows in the order in which Changed returns them: unbans of ranges and
+// standing must be known when bans arrive.
+type changes struct{ ranges, rows, bans map[rowKey]struct{} }
 
 func (c *changes) of(key rowKey) map[rowKey]struct{} {
-	if key.bucket == memory.BansBucket {
-		return c[0]
+	switch {
+	case key.bucket != memory.BansBucket:
+		return c.rows
+	case memory.IsRange([]byte(key.key)):
+		return c.ranges
 	}
-	return c[1]
+	return c.bans
 }
 
 // New returns a Replica of the host with the given name.
 func New(self string, l Limits) *Replica {
 	r := &Replica{
 		self: self, limits: l, merger: memory.NewMerger(), rows: make(map[rowKey]*row), others: make(map[string]int),
-		hosts: make(map[string]*origin), changed: changes{make(map[rowKey]struct{}), make(map[rowKey]struct{})}, again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
+		hosts: make(map[string]*origin), changed: changes{make(map[rowKey]struct{}), make(map[rowKey]struct{}), make(map[rowKey]struct{})}, again: make(map[rowKey]struct{}), evicted: make(map[rowKey]struct{}), seed: maphash.MakeSeed(),
 	}
 	r.host(self)
 	return r
@@ -270,15 +267,11 @@ func (r *Replica) Hosts() (list []HostStatus) {
 	return list
 }
 
-// stamp returns a stamp that is later than all plausible stamps of the same key.
+// stamp returns a stamp that is later than this host's plausible stamp of the same key.
 func (r *Replica) stamp(key rowKey, now time.Time) Stamp {
-	s, latest := At(now), At(now.Add(maxOwnAhead))
-	if w := r.rows[key]; w != nil {
-		for i := range w.registers {
-			if g := &w.registers[i]; g.stamp <= latest {
-				s = max(s, g.stamp+1, g.seen+1)
-			}
-		}
+	s := At(now)
+	if g, _ := r.register(key, r.hosts[r.self]); g.stamp <= At(now.Add(maxOwnAhead)) {
+		s = max(s, g.stamp+1)
 	}
 	return s
 }
@@ -301,7 +294,7 @@ func correct(r *Replica, now time.Time) (out []Row) {
 			}
 			r.remove(key, w, func(g *register) bool { return g.origin == o })
 			if o.Name == r.self {
-				one := Row{Bucket: key.bucket, Key: key.key, Value: g.value, Stamp: r.stamp(key, now), Seen: min(g.seen, latest)}
+				one := Row{Bucket: key.bucket, Key: key.key, Value: g.value, Stamp: r.stamp(key, now)}
 				r.put(o, &one, g.sent)
 				out = append(out, one)
 			}
@@ -333,127 +326,34 @@ func (r *Replica) remove(key rowKey, w *row, del func(*register) bool) {
 }
 
 // Own records this host's changed rows, and returns the registers that other hosts must
-// receive. Before the call, the memory must have processed all rows from Changed.
-func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row { return own(r, entries, now, false) }
-
-// OwnAgain is like Own, but for a Replica that has lost its registers. The stamps of the
-// unbans that this host knew of when it imposed a ban are unknown, so the ban is compared
-// with unbans by its start time.
-func (r *Replica) OwnAgain(entries []kv.Entry, now time.Time) []Row {
-	return own(r, entries, now, true)
-}
-
-func own(r *Replica, entries []kv.Entry, now time.Time, fresh bool) (out []Row) {
+// receive.
+func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row {
 	self := r.hosts[r.self]
-	out = append(correct(r, now), repeat(r, now)...)
+	out := append(correct(r, now), repeat(r, now)...)
 	for i := range entries {
 		e := &entries[i]
 		key := rowKey{e.Bucket, string(e.Key)}
 		old, ok := r.register(key, self)
-		ban := e.Bucket == memory.BansBucket
 		switch {
-		case ok && (old.value == string(e.Value) && (!fresh && !old.sent || !old.ended(r, key, now)) || old.sameUnban(e)):
+		case ok && old.value == string(e.Value):
 			confirm(r, key)
 		case !ok && len(e.Value) == 0:
 		case !ok && !makeOwnRoom(r, self, e, now): // other hosts would omit it
 		default:
 			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
-			if ban {
-				setSeen(r, key, &one, &old, fresh && !ok)
-			}
 			if r.put(self, &one, true) {
 				out = append(out, one)
 			}
 		}
-		if w := r.rows[key]; w != nil && ban {
-			w.own = true
-			returnBan(r, key, w, now)
-		}
 	}
 	return out
-}
-
-// setSeen sets the latest unban that this host knew of when it imposed the ban in one. If the ban
-// follows an unban of this host that was never sent, Seen becomes the stamp of that unban. If the
-// registers were lost, Seen is at least the start of the ban. An unban gets a stamp from its time,
-// because it may be sent much later, and must not end the bans that were imposed since then. A
-// deletion keeps the unban that this host's previous register knew. old is that register.
-func setSeen(r *Replica, key rowKey, one *Row, old *register, lost bool) {
-	b, ok := memory.ReadBan([]byte(key.key), []byte(one.Value))
-	switch {
-	case !ok:
-		one.Seen = old.known()
-		return
-	case b.Revoked:
-		one.Seen = r.unbanned(key)
-		one.Stamp = max(stampAt(r, key, b.Until), old.stamp+1)
-		return
-	}
-	one.Seen = r.unbanned(key)
-	if b.Unbanned != 0 && !old.sentUnban(&b) {
-		one.Seen = max(one.Seen, stampAt(r, key, b.Unbanned))
-	}
-	if lost {
-		one.Seen = max(one.Seen, At(time.Unix(b.Since, 0)))
-	}
-	one.Stamp = max(one.Stamp, one.Seen)
-}
-
-// ended reports whether an unban that the register does not include has ended its ban. If the memory
-// has kept the ban, it knew the unban, and the other hosts must receive the ban again.
-func (g *register) ended(r *Replica, key rowKey, now time.Time) bool {
-	return g.isBan() && g.ban.Active(now.Unix()) && r.rows[key].ends(g)
-}
-
-// sameUnban reports whether the register of this host and a row hold the same unban. After a
-// correction of the clock, its times have changed by the same amount. If it were sent again, it
-// would end the bans that were imposed in between.
-func (g *register) sameUnban(e *kv.Entry) bool {
-	b, ok := memory.ReadBan(e.Key, e.Value)
-	return ok && g.ban.Revoked && b.Revoked && g.ban.Session == b.Session && g.ban.Until-g.ban.Since == b.Until-b.Since
-}
-
-// sentUnban reports whether the register of this host contains the unban before the ban b. After
-// a correction of the clock, the times of both have changed by the same amount.
-func (g *register) sentUnban(b *memory.BanRow) bool {
-	near := func(x, y int64) bool { return max(x-y, y-x) <= 2 } // times are converted between clocks
-	if g.ban.Revoked {
-		return near(g.ban.Until, b.Unbanned)
-	}
-	return g.ban.Unbanned != 0 && (near(g.ban.Unbanned, b.Unbanned) || near(g.ban.Since-g.ban.Unbanned, b.Since-b.Unbanned))
-}
-
-// stampAt returns a stamp for an unban at the given time, in seconds since 1970. It is later
-// than the unbans that were known to the hosts of all earlier bans, even if their clocks are ahead.
-func stampAt(r *Replica, key rowKey, at int64) Stamp {
-	s := At(time.Unix(at, 0))
-	if w := r.rows[key]; w != nil {
-		for i := range w.registers {
-			if g := &w.registers[i]; g.isBan() && g.ban.Since <= at {
-				s = max(s, g.known()+1)
-			}
-		}
-	}
-	return s
-}
-
-// returnBan is called after the memory has sent a ban or an unban. Changed then returns the merged
-// row again, because the memory may have deleted it after an unban, or ignored it until the unban
-// was sent.
-func returnBan(r *Replica, key rowKey, w *row, now time.Time) {
-	if value, origin, _ := r.together(key, w, now); value != nil && origin == "" {
-		w.sent = hash(r, value, origin)
-		return
-	}
-	w.sent = unsent
-	r.changed.of(key)[key] = struct{}{}
 }
 
 // confirm marks this host's register as sent by its memory.
 func confirm(r *Replica, key rowKey) {
 	for i := range r.rows[key].registers {
 		if g := &r.rows[key].registers[i]; g.origin.Name == r.self && !g.sent {
-			g.sent = true
+			g.mine, g.sent = true, true
 			r.changed.of(key)[key] = struct{}{}
 		}
 	}
@@ -466,7 +366,7 @@ func repeat(r *Replica, now time.Time) (out []Row) {
 	for key := range r.again {
 		delete(r.again, key)
 		g, _ := r.register(key, self)
-		one := Row{Bucket: key.bucket, Key: key.key, Value: g.value, Stamp: r.stamp(key, now), Seen: g.seen}
+		one := Row{Bucket: key.bucket, Key: key.key, Value: g.value, Stamp: r.stamp(key, now)}
 		if r.put(self, &one, true) {
 			out = append(out, one)
 		}
@@ -579,8 +479,8 @@ func (r *Replica) implausible(o *origin, one *Row, now time.Time) string {
 		return "" // may be far ahead; see Drop
 	case len(one.Key) > maxKey || len(one.Value) > maxValue || !r.merger.ValidKey(one.Bucket, []byte(one.Key)):
 		return "invalid rows"
-	case one.Stamp > latest || one.Seen > latest:
-		o.missed(max(one.Stamp, one.Seen))
+	case one.Stamp > latest:
+		o.missed(one.Stamp)
 		return fmt.Sprintf("times more than %v in the future", ahead)
 	case one.Value != "" && !r.merger.Valid(one.Bucket, []byte(one.Key), []byte(one.Value), math.MaxUint32):
 		return "invalid rows"
@@ -625,7 +525,7 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 	}
 	o.last = max(o.last, one.Stamp)
 	key := rowKey{one.Bucket, one.Key}
-	g := register{origin: o, stamp: one.Stamp, seen: one.Seen, value: one.Value, sent: sent}
+	g := register{origin: o, stamp: one.Stamp, value: one.Value, mine: sent, sent: sent}
 	if one.Bucket == memory.BansBucket && one.Value != "" {
 		g.ban, _ = memory.ReadBan([]byte(one.Key), []byte(one.Value))
 	}
@@ -634,6 +534,7 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 		w = &row{sent: unsent}
 		r.rows[key] = w
 	}
+	w.held = w.held || w.sent == unsent && !sent
 	i, found := slices.BinarySearchFunc(w.registers, o.Name, func(g register, name string) int { return cmp.Compare(g.origin.Name, name) })
 	switch {
 	case !found:
@@ -657,13 +558,14 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 
 // before reports whether other replaces the register.
 func (g *register) before(other *register) bool {
-	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.seen, other.seen), cmp.Compare(g.value, other.value)) < 0
+	return cmp.Or(cmp.Compare(g.stamp, other.stamp), cmp.Compare(g.value, other.value)) < 0
 }
 
-// minute returns the minute in which the register's ban starts. The minute is not
-// derived from the stamp, because a host that has lost its registers sends all its bans
-// with new stamps.
-func (g *register) minute() int64 { return g.ban.Since / 60 }
+// minute returns the minute in which the register's ban was imposed. This is not the
+// minute of the stamp, because a host that has lost its registers sends all its bans with
+// new stamps. If the ban starts later, because it follows an unban whose host's clock is
+// ahead, the stamp gives the minute.
+func (g *register) minute() int64 { return min(g.ban.Since, g.stamp.Time().Unix()) / 60 }
 
 // count adds a ban to the set of bans that start in the same minute. If n is negative,
 // count removes it. If the number crosses the limit, the rows of all bans from this
@@ -673,11 +575,11 @@ func (r *Replica) count(key rowKey, g *register, n int) {
 	if accepted, ok := memory.AcceptsMailbox(key.bucket, g.value); ok && !accepted {
 		o.refused += n
 	}
-	if g.ban.Revoked {
+	if g.ban.Unbanned != 0 {
 		o.Unbans += n
 	}
-	if !g.isBan() || o.Name == r.self {
-		return
+	if !g.isBan() || g.ban.Until <= g.ban.Since || o.Name == r.self {
+		return // a ban of no length has no effect
 	}
 	m := g.minute()
 	bans := o.minutes[m]
@@ -736,127 +638,79 @@ func (g *register) accepted(key rowKey) bool {
 // some other kind of row.
 func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
 
-// known returns the stamp of the latest unban that the register's host knew of or issued.
-func (g *register) known() Stamp {
-	if g.ban.Revoked {
-		return g.stamp
-	}
-	return g.seen
-}
-
-// unban is like known, but returns no stamp that OwnAgain has derived from a ban's start
-// time. There was no unban at that time, so earlier bans of other hosts remain.
-func (g *register) unban() Stamp {
-	if g.isBan() && g.seen == At(time.Unix(g.ban.Since, 0)) {
-		return At(time.Unix(g.ban.Unbanned, 0))
-	}
-	return g.known()
-}
-
-// ends reports whether an unban in the row has ended a ban.
-func (w *row) ends(ban *register) bool {
-	return slices.ContainsFunc(w.registers, func(g register) bool {
-		unban := g.unban()
-		at := unban.Time().Unix()
-		if g.ban.Revoked {
-			at = g.ban.Until // the stamp is later if the unban was sent again
-		}
-		return unban > ban.seen && memory.MayEnd(ban.ban.Since, at)
-	})
-}
-
-// unbanned returns the stamp of a prefix's latest unban. If the host that unbanned the
-// prefix has deleted the row, the deletion's register still has the stamp.
-func (r *Replica) unbanned(key rowKey) (s Stamp) {
-	if w := r.rows[key]; w != nil {
-		for i := range w.registers {
-			s = max(s, w.registers[i].unban())
-		}
-	}
-	return s
-}
-
-// Changed returns up to n merged rows of the other hosts that have changed, or n+1. Bans come
-// last, so that the standing of their clients is known when they take effect. now is the current
-// time. A ban that this host imposed, but has lost, is returned without an Origin. Between Resend
-// and Complete, Changed does not return bans that this host imposed.
+// Changed returns merged rows of the other hosts that have changed: those of n keys, or fewer if no
+// more have changed. Bans come last, so that the standing of their clients is known when they take
+// effect. For a ban, up to three rows are returned: the latest unban, the merged ban, and the row of
+// this host if its memory has not sent it. now is the current time.
 func (r *Replica) Changed(n int, now time.Time) (out []memory.Foreign) {
 	selective(r)
-	out = changed(r, r.changed[1], n, now)
-	return append(out, changed(r, r.changed[0], n-len(out), now)...)
-}
-
-func changed(r *Replica, keys map[rowKey]struct{}, n int, now time.Time) (out []memory.Foreign) {
-	for key := range keys {
-		if len(out) >= n {
-			return out
-		}
-		w := r.rows[key]
-		value, origin, own := r.together(key, w, now)
-		if r.holding && echo(r, key, value, origin) {
-			if pass(r, key, w) { // the memory may be from a backup, and send a ban that was ended
-				e := kv.Entry{Bucket: key.bucket, Key: []byte(key.key)}
-				out = append(out, memory.Foreign{Entry: e, Origin: r.self, Ended: true, Seen: r.unbanned(key).Time().Unix()})
+	for _, keys := range []map[rowKey]struct{}{r.changed.ranges, r.changed.rows, r.changed.bans} {
+		for key := range keys {
+			if n == 0 {
+				return out
 			}
-			continue
-		}
-		if own == nil || w.own || !r.holding {
 			delete(keys, key)
-		}
-		sent, ended := w.sent, pass(r, key, w)
-		w.sent = hash(r, value, origin)
-		add := func(value []byte, origin string, ended bool) {
-			e := kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: value}
-			seen := w.seen()
-			if ended && value == nil {
-				seen = r.unbanned(key)
+			if rows := changed(r, key, now); len(rows) > 0 {
+				out = append(out, rows...)
+				n--
 			}
-			out = append(out, memory.Foreign{Entry: e, Origin: origin, Ended: ended, Seen: seen.Time().Unix()})
-		}
-		switch {
-		case value == nil && sent == unsent && !ended && !w.shared(r.self):
-		case w.sent != sent || ended:
-			add(value, origin, ended)
-		}
-		if own != nil && !w.own && !r.holding {
-			w.own = true
-			add(own, "", false)
 		}
 	}
 	return out
 }
 
-// pass reports whether there is an unban later than any that the memory knows of, and
-// records that the memory now knows of it.
-func pass(r *Replica, key rowKey, w *row) (ended bool) {
-	own, _ := r.register(key, r.hosts[r.self])
-	if !w.own { // the memory may be from a backup that precedes the unban
-		own = register{}
+// changed returns the merged rows of a key, or nil if the memory has them.
+func changed(r *Replica, key rowKey, now time.Time) []memory.Foreign {
+	w := r.rows[key]
+	rows := r.together(key, w, now)
+	sent, held := w.sent, w.held
+	w.held = slices.ContainsFunc(rows, func(m merged) bool { return m.replaces })
+	if w.sent = hash(r, rows); w.sent == sent {
+		return nil
 	}
-	unban := r.unbanned(key)
-	ended = unban > max(w.passed, own.known())
-	w.passed = unban
-	return ended
+	list := make([]memory.Foreign, 0, len(rows)+1)
+	add := func(m merged) {
+		e := kv.Entry{Bucket: key.bucket, Key: []byte(key.key), Value: m.value}
+		list = append(list, memory.Foreign{Entry: e, Origin: m.origin})
+	}
+	for _, m := range rows {
+		add(m)
+	}
+	if held && !w.held {
+		add(merged{})
+	}
+	return list
 }
 
-// seen returns the stamp of the latest unban that was known to a host when it imposed a
-// ban, or 0.
-func (w *row) seen() (s Stamp) {
-	for i := range w.registers {
-		if g := &w.registers[i]; g.isBan() {
-			s = max(s, g.unban())
-		}
-	}
-	return s
+// merged is a row for the memory.
+type merged struct {
+	value    []byte
+	origin   string // empty for this host's own row
+	replaces bool   // the row is the merged row of the other hosts
+	// again is the stamp of this host's ban if the row is an unban that ends it. The memory may have
+	// received the unban before the times of the ban changed with a correction of the clock.
+	again Stamp
 }
 
-// hash returns a row's hash, which never equals unsent or dropped. The hash of a row without a
-// value is 0.
-func hash(r *Replica, value []byte, origin string) uint64 {
-	if value == nil {
+// hash returns the hash of rows, which never equals unsent. The hash of no rows is 0.
+func hash(r *Replica, rows []merged) uint64 {
+	if len(rows) == 0 {
 		return 0
 	}
-	return max(maphash.String(r.seed, origin+"\x00"+string(value)), dropped+1)
+	var h maphash.Hash
+	h.SetSeed(r.seed)
+	for _, m := range rows {
+		_, _ = h.WriteString(m.origin)
+		_, _ = h.Write(m.value)
+		end := [...]uint64{uint64(len(m.origin)), uint64(len(m.value)), uint64(m.again), 0}
+		if m.replaces {
+			end[3] = 1
+		}
+		for _, n := range end {
+			_, _ = h.Write(binary.NativeEndian.AppendUint64(nil, n))
+		}
+	}
+	return max(h.Sum64(), unsent+1)
 }
 
 // shared reports whether the row has other hosts' registers.
@@ -864,37 +718,27 @@ func (w *row) shared(self string) bool {
 	return w != nil && slices.ContainsFunc(w.registers, func(g register) bool { return g.origin.Name != self })
 }
 
-// echo reports whether a row is a ban in the name of this host. Its memory may have imposed the
-// ban, so the memory must send its rows first.
-func echo(r *Replica, key rowKey, value []byte, origin string) bool {
-	if key.bucket != memory.BansBucket || value == nil || origin != r.self {
-		return false
-	}
-	b, _ := memory.ReadBan([]byte(key.key), value)
-	return !b.Revoked
-}
-
-// Complete is called after Resend as soon as the host's memory has sent all its rows.
-// If the memory has lost some of this host's bans, Changed then returns them.
-func (r *Replica) Complete() { r.holding = false }
-
-// Resend causes Changed to return all rows again. Resend is called if the memory has
-// lost its rows.
+// Resend causes Changed to return all rows again. Resend is called if the memory may have
+// lost rows. It must then send its own rows again.
 func (r *Replica) Resend() {
-	r.holding = true
 	for key, w := range r.rows {
-		w.sent, w.passed, w.own = unsent, 0, false
+		w.sent, w.held = unsent, false
+		for i := range w.registers {
+			g := &w.registers[i]
+			g.sent = false
+			w.held = w.held || !mine(r, g)
+		}
 		r.changed.of(key)[key] = struct{}{}
 	}
 }
 
-// together returns the merged row of the other hosts, the name of the host with the latest
-// register, and the ban that this host imposed, if any.
-func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, name string, own []byte) {
+// together returns the merged rows of a key for the memory.
+func (r *Replica) together(key rowKey, w *row, now time.Time) (rows []merged) {
 	if key.bucket == memory.BansBucket {
 		return r.togetherBan(key, w, now)
 	}
 	var values [][]byte
+	var name string
 	var last Stamp
 	for i := range w.registers {
 		g := &w.registers[i]
@@ -905,27 +749,31 @@ func (r *Replica) together(key rowKey, w *row, now time.Time) (value []byte, nam
 			last, name = g.stamp, g.origin.Name
 		}
 	}
-	return r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()), name, nil
+	if value := r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()); value != nil {
+		rows = append(rows, merged{value: value, origin: name, replaces: true})
+	}
+	return rows
 }
 
-// togetherBan is together for bans. The merged row is an unban if no ban remains in effect after
-// the merge. name is empty if this host made the unban.
-func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, name string, own []byte) {
-	unban := r.unbanned(key)
-	var revoked *register
+// togetherBan is together for bans.
+func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (rows []merged) {
+	latest := w.unban()
+	own, _ := r.register(key, r.hosts[r.self])
+	if latest != nil && latest.origin.Name != r.self { // this host's own register follows if the memory has not sent it
+		unban := merged{value: memory.Unban([]byte(key.key), []byte(latest.value)), origin: latest.origin.Name}
+		if own.isBan() && own.ban.EndedBy(&latest.ban) {
+			unban.again = own.stamp
+		}
+		rows = append(rows, unban)
+	}
 	var values [][]byte
+	var name string
 	var until int64
 	for i := range w.registers {
 		g := &w.registers[i]
-		if unban != 0 && g.unban() == unban && (revoked == nil || g.ban.Revoked) {
-			revoked = g
-		}
 		switch {
-		case !g.isBan():
-		case w.ends(g):
-		case mine(r, g):
-			own = []byte(g.value)
-		case len(g.origin.minutes[g.minute()]) > r.limits.Bans:
+		case !g.isBan() || g.origin.Name == r.self && g.mine || latest != nil && g.ban.EndedBy(&latest.ban):
+		case g.ban.Until > g.ban.Since && len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
 			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)
 			b, _ := memory.ReadBan([]byte(key.key), v)
@@ -934,20 +782,27 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (value []byte, 
 			}
 		}
 	}
-	if value = r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()); value != nil {
-		return value, name, own
+	if value := r.merger.Combine(key.bucket, []byte(key.key), values, now.Unix()); value != nil {
+		rows = append(rows, merged{value: value, origin: name, replaces: true})
 	}
-	switch {
-	case own != nil || revoked == nil || !revoked.ban.Revoked:
-		return nil, "", own
-	case mine(r, revoked):
-		return []byte(revoked.value), "", nil
+	if own.value != "" && !own.sent && (own.mine || !own.isBan()) {
+		rows = append(rows, merged{value: []byte(own.value)})
 	}
-	return []byte(revoked.value), revoked.origin.Name, nil
+	return rows
+}
+
+// unban returns the register with the latest unban, or nil if there is none.
+func (w *row) unban() (latest *register) {
+	for i := range w.registers {
+		if g := &w.registers[i]; g.ban.Unbanned != 0 && (latest == nil || g.ban.Unbanned > latest.ban.Unbanned) {
+			latest = g
+		}
+	}
+	return latest
 }
 
 // mine reports whether a register is from this host's memory.
-func mine(r *Replica, g *register) bool { return g.origin.Name == r.self && g.sent }
+func mine(r *Replica, g *register) bool { return g.origin.Name == r.self && g.mine }
 
 // Drop removes all rows received from another host. Drop returns the number of rows and
 // the mark that this host must keep. The mark also covers omitted rows with a stamp in
@@ -973,9 +828,8 @@ func (r *Replica) mark(name string, s Stamp) bool {
 	for key, w := range r.rows {
 		before := len(w.registers)
 		r.remove(key, w, func(g *register) bool { return g.origin == o && g.stamp <= s })
-		displaced := key.bucket == memory.BansBucket && w.sent > dropped // possibly, by the bans of o
-		if len(w.registers) < before || displaced {
-			w.sent = dropped
+		if len(w.registers) < before || key.bucket == memory.BansBucket { // a ban of o, even of a network, may have displaced others
+			w.sent, w.held = unsent, true
 			r.changed.of(key)[key] = struct{}{}
 		}
 	}
@@ -988,7 +842,7 @@ func (r *Replica) Rows(name string) (out []Row) {
 	for key, w := range r.rows {
 		for i := range w.registers {
 			if g := &w.registers[i]; g.origin.Name == name {
-				out = append(out, Row{Bucket: key.bucket, Key: key.key, Stamp: g.stamp, Seen: g.seen, Value: g.value})
+				out = append(out, Row{Bucket: key.bucket, Key: key.key, Stamp: g.stamp, Value: g.value})
 			}
 		}
 	}
@@ -1004,11 +858,10 @@ func (r *Replica) Rows(name string) (out []Row) {
 func (r *Replica) Expire(now time.Time) (own []Row) {
 	deleted := At(now.Add(-keepDeleted))
 	for key, w := range r.rows {
-		needed := w.neededUnban(now)
 		r.remove(key, w, func(g *register) bool {
 			expired := g.value == "" && g.stamp < deleted ||
 				g.value != "" && r.merger.Combine(key.bucket, []byte(key.key), [][]byte{[]byte(g.value)}, now.Unix()) == nil
-			if !expired || g.unban() > needed {
+			if !expired {
 				return false
 			}
 			if g.origin.Name == r.self {
@@ -1038,16 +891,11 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 	return own
 }
 
-// neededUnban returns the earliest Seen stamp of the row's active bans. Unbans with
-// later stamps must be kept, because the bans would otherwise take effect again.
-func (w *row) neededUnban(now time.Time) Stamp {
-	seen := Stamp(math.MaxUint64)
-	for i := range w.registers {
-		if g := &w.registers[i]; g.isBan() && g.ban.Active(now.Unix()) {
-			seen = min(seen, g.seen)
-		}
-	}
-	return seen
+// needs reports whether an active ban would return without the unban in a register.
+func (w *row) needs(unban *register, now time.Time) bool {
+	return slices.ContainsFunc(w.registers, func(g register) bool {
+		return g.isBan() && g.ban.Active(now.Unix()) && g.ban.EndedBy(&unban.ban)
+	})
 }
 
 // Len returns the number of registers of all hosts.

@@ -41,6 +41,15 @@ func newFleet(t *testing.T, names ...string) *fleet {
 
 func (h *host) clock(now time.Time) time.Time { return now.Add(h.skew) }
 
+// restartCompanion replaces h's replica by one that has read h's registers from the service.
+func (f *fleet) restartCompanion(h *host) {
+	rows := h.replica.Rows(h.name)
+	h.replica = New(h.name, DefaultLimits())
+	if err := h.replica.Apply(h.name, rows, f.now); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // receive passes the other hosts' rows to h's memory.
 func (f *fleet) receive(h *host) {
 	for _, b := range h.inbox {
@@ -78,7 +87,7 @@ func (f *fleet) exchange() {
 
 func (f *fleet) ban(h *host, addr string) {
 	at := h.clock(f.now).UnixMicro()
-	h.memory.Bans.Add(&memory.Client{Addr: netip.MustParseAddr(addr)}, memory.BanRequest{Ladder: []time.Duration{time.Hour, 24 * time.Hour}, Rule: "harvest", Session: 7}, at)
+	h.memory.Bans.Add(&memory.Client{Addr: netip.MustParseAddr(addr)}, memory.BanRequest{Ladder: []time.Duration{time.Hour, 24 * time.Hour}, Rule: "harvest", Session: uint64(f.now.UnixNano())}, at)
 }
 
 func (f *fleet) unban(h *host, addr string) {
@@ -134,8 +143,8 @@ func TestWideUnban(t *testing.T) {
 	mx1.memory.Bans.AddPrefix(netip.MustParsePrefix("192.0.2.0/24"), time.Hour, "x", f.now.UnixMicro())
 	f.ban(mx1, "192.0.2.1")
 	f.now = f.now.Add(time.Minute)
-	mx2.memory.Bans.Disclaim(wide, false, f.now.UnixMicro())
-	mx2.memory.Bans.Disclaim(netip.MustParsePrefix("192.0.0.0/16"), true, f.now.UnixMicro())
+	mx2.memory.Bans.Disclaim(wide, false, nil, f.now.UnixMicro())
+	mx2.memory.Bans.Disclaim(netip.MustParsePrefix("192.0.0.0/16"), true, nil, f.now.UnixMicro())
 	f.now = f.now.Add(time.Second)
 	for range 3 {
 		f.exchange()
@@ -199,7 +208,7 @@ func TestUnbanUnknownToHost(t *testing.T) {
 	f.receive(mx3)
 	mx1.replica, mx3.replica = New("mx1", DefaultLimits()), New("mx3", DefaultLimits())
 	mx1.memory.Announce()
-	mx3.inbox = []batch{{"mx1", mx1.replica.OwnAgain(mx1.memory.Outgoing(1000, 0), f.now)}}
+	mx3.inbox = []batch{{"mx1", mx1.replica.Own(mx1.memory.Outgoing(1000, 0), f.now)}}
 	f.receive(mx3)
 	if b, ok := mx3.banned(f.now, "192.0.2.1"); ok {
 		t.Errorf("%+v", b)
@@ -285,7 +294,7 @@ func TestLostRegisters(t *testing.T) {
 	a, b := f.hosts[0], f.hosts[1]
 	a.replica = New("mx1", DefaultLimits())
 	a.memory.Announce()
-	b.inbox = append(b.inbox, batch{"mx1", a.replica.OwnAgain(a.memory.Outgoing(1000, 0), f.now)})
+	b.inbox = append(b.inbox, batch{"mx1", a.replica.Own(a.memory.Outgoing(1000, 0), f.now)})
 	a.inbox = append(a.inbox, batch{"mx2", b.replica.Rows("mx2")}) // mx2 sends all its rows again
 	f.exchange()
 	for _, h := range f.hosts {

@@ -25,6 +25,7 @@ type sim struct {
 	now   time.Time
 	nodes []*node
 	skews bool // the hosts convert the times in rows
+	jumps bool // clocks are wrong for some time
 	pace  int  // maximum time between two events, in seconds
 	whole bool // batches are no longer lost
 
@@ -34,11 +35,8 @@ type sim struct {
 	stream   []batch
 	trimmed  int // batches that the stream no longer holds
 
-	// known is the set of a prefix's bans and unbans that a host knew of when it
-	// sent a register. Each event is represented by a bit.
-	known map[registerID]uint64
-	bans  map[rowKey][]event
-	count simCount
+	events []event
+	count  simCount
 }
 
 type simCount struct{ bans, unbans, restarts, banned, free int }
@@ -54,12 +52,15 @@ type registerID struct {
 	stamp  Stamp
 }
 
-// An event is a ban or, if until is zero, an unban.
+// An event is a ban or an unban, with the times that other hosts receive.
 type event struct {
-	knew  uint64 // earlier events that the host knew
-	until time.Time
-	host  string
-	at    time.Time
+	prefix       netip.Prefix
+	host         string
+	unban        bool
+	within       bool  // the unban is also of all hosts and networks in the prefix
+	since, until int64 // since is the time of an unban
+	unsaved      bool  // the ban is not on disk yet
+	lost         bool  // the host may have lost the ban
 }
 
 type node struct {
@@ -70,7 +71,6 @@ type node struct {
 	epoch   int
 	next    int // position in the stream
 	away    int // steps for which the service cannot be reached
-	knows   map[rowKey]uint64
 	dropped map[string]bool
 	fresh   bool // the companion has just started
 }
@@ -86,16 +86,21 @@ func (s *sim) skewed(n *node) int64 {
 	return -int64((n.skew + n.jump) / time.Second)
 }
 
+// serviceTime is the time that the replica of n uses.
+func (s *sim) serviceTime(n *node) time.Time {
+	return n.clock(s.now).Add(time.Duration(s.skewed(n)) * time.Second)
+}
+
 const simKey = "0123456789abcdef"
 
 func newSim(t *testing.T, seed uint64, hosts int) *sim {
 	s := &sim{
 		t: t, seed: seed, rand: rand.New(rand.NewPCG(seed, 1)), now: time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC),
-		snapshot: map[string]map[rowKey]Row{}, known: map[registerID]uint64{}, bans: map[rowKey][]event{},
+		snapshot: map[string]map[rowKey]Row{},
 	}
-	s.skews, s.pace = s.rand.IntN(2) == 0, []int{60, 1800}[s.rand.IntN(2)]
+	s.skews, s.pace, s.jumps = s.rand.IntN(4) > 0, []int{3, 60, 1800}[s.rand.IntN(3)], s.rand.IntN(4) == 0
 	for i := range hosts {
-		n := &node{disk: map[string]kv.Entry{}, knows: map[rowKey]uint64{}, dropped: map[string]bool{}}
+		n := &node{disk: map[string]kv.Entry{}, dropped: map[string]bool{}}
 		n.name = fmt.Sprintf("mx%d", i)
 		n.skew = time.Duration(s.rand.IntN(1201)-600) * time.Second
 		n.disk["secret"] = kv.Entry{Bucket: "secret", Key: []byte("hash"), Value: []byte(simKey)}
@@ -106,16 +111,32 @@ func newSim(t *testing.T, seed uint64, hosts int) *sim {
 	return s
 }
 
+// resync exchanges all rows after a correction of the clock, as package sharing does.
+func (s *sim) resync(n *node) {
+	n.memory.Announce()
+	n.replica.Resend()
+}
+
 // startFilter starts a filter that has only the state on disk.
 func (s *sim) startFilter(n *node) {
+	for i := range s.events {
+		if e := &s.events[i]; e.host == n.name && e.unsaved {
+			e.unsaved, e.lost = false, true
+		}
+	}
 	n.memory = memory.New()
+	n.memory.UseKey([16]byte([]byte(simKey)))
+	n.memory.UseName(n.name)
 	n.memory.Counters.Watch([]rules.Window{simWindow, simSite})
 	n.memory.Load(func(yield func(kv.Entry) bool) {
 		if !yield(n.disk["secret"]) {
 			return
 		}
+		if name, ok := n.disk["secret\x00name"]; ok && !yield(name) {
+			return
+		}
 		for _, k := range slices.Sorted(maps.Keys(n.disk)) {
-			if k != "secret" && !yield(n.disk[k]) {
+			if !strings.HasPrefix(k, "secret") && !yield(n.disk[k]) {
 				return
 			}
 		}
@@ -127,11 +148,16 @@ func (s *sim) startFilter(n *node) {
 }
 
 // save writes the memory to disk.
-func (n *node) save() {
+func (s *sim) save(n *node) {
+	for i := range s.events {
+		if e := &s.events[i]; e.host == n.name {
+			e.unsaved = false
+		}
+	}
 	for _, e := range n.memory.Changes(1 << 20) {
 		if k := e.Bucket + "\x00" + string(e.Key); e.Value == nil {
 			delete(n.disk, k)
-		} else if e.Bucket != "secret" && e.Bucket != "clock" {
+		} else if e.Bucket != "clock" {
 			n.disk[k] = e
 		}
 	}
@@ -142,21 +168,10 @@ func (s *sim) startCompanion(n *node) {
 	n.replica.Resend()
 }
 
-// apply passes registers to the replica, and records the unbans that the host now knows
-// of.
+// apply passes registers to the replica.
 func (s *sim) apply(n *node, origin string, rows []Row) {
-	if err := n.replica.Apply(origin, rows, n.clock(s.now)); err != nil {
+	if err := n.replica.Apply(origin, rows, s.serviceTime(n)); err != nil {
 		s.t.Fatal(err)
-	}
-	o := n.replica.hosts[origin]
-	for i := range rows {
-		key := rowKey{rows[i].Bucket, rows[i].Key}
-		if key.bucket != memory.BansBucket {
-			continue
-		}
-		if g, ok := n.replica.register(key, o); ok && g.stamp == rows[i].Stamp {
-			n.knows[key] |= s.known[registerID{origin, key, g.stamp}]
-		}
 	}
 }
 
@@ -192,7 +207,7 @@ func (s *sim) publish(n *node, rows []Row) {
 
 // loop runs one pass of n's companion process.
 func (s *sim) loop(n *node) {
-	now := n.clock(s.now)
+	now := s.serviceTime(n)
 	reached := n.away == 0
 	if !reached && n.fresh {
 		return // cannot start without the snapshot
@@ -200,17 +215,10 @@ func (s *sim) loop(n *node) {
 	if reached {
 		s.read(n)
 	}
-	if _, err := n.memory.Incoming(n.replica.Changed(1<<20, now), s.skewed(n), now.UnixMicro()); err != nil {
+	if _, err := n.memory.Incoming(n.replica.Changed(1<<20, now), s.skewed(n), n.clock(s.now).UnixMicro()); err != nil {
 		s.t.Fatal(err)
 	}
-	out := n.memory.Outgoing(1<<20, s.skewed(n))
-	for _, r := range n.replica.Own(out, now) {
-		n.pending = append(n.pending, r)
-		if key := (rowKey{r.Bucket, r.Key}); r.Bucket == memory.BansBucket {
-			s.known[registerID{n.name, key, r.Stamp}] = n.knows[key]
-		}
-	}
-	n.replica.Complete()
+	n.pending = append(n.pending, n.replica.Own(n.memory.Outgoing(1<<20, s.skewed(n)), now)...)
 	if !reached {
 		return
 	}
@@ -254,7 +262,7 @@ func (s *sim) read(n *node) {
 			s.apply(n, old.origin, old.rows)
 		}
 	}
-	for _, name := range n.replica.Missed(n.clock(s.now)) {
+	for _, name := range n.replica.Missed(s.serviceTime(n)) {
 		s.applySnapshot(n, name)
 	}
 	if s.rand.IntN(100) == 0 {
@@ -295,41 +303,43 @@ func banKey(p netip.Prefix) rowKey {
 	return rowKey{memory.BansBucket, string(append([]byte{byte(p.Bits())}, p.Addr().AsSlice()...))}
 }
 
-// happened records a ban or an unban by n.
-func (s *sim) happened(n *node, p netip.Prefix, until time.Time) {
-	key := banKey(p)
-	s.bans[key] = append(s.bans[key], event{n.knows[key], until, n.name, s.now})
-	n.knows[key] |= 1 << (len(s.bans[key]) - 1)
-}
-
 func (s *sim) ban(n *node, c *memory.Client, at int64) {
-	if len(s.bans[banKey(c.Host().Prefix())]) < 64 {
-		ladder := []time.Duration{0, 4 * time.Hour, 12 * time.Hour, 48 * time.Hour}
-		b := n.memory.Bans.Add(c, memory.BanRequest{Ladder: ladder[s.rand.IntN(2):], Rule: "harvest", Session: s.rand.Uint64()}, at)
-		s.happened(n, b.Prefix, b.Until)
-		s.count.bans++
-	}
+	ladder := []time.Duration{0, 4 * time.Hour, 12 * time.Hour, 48 * time.Hour}
+	s.banned(n, n.memory.Bans.Add(c, memory.BanRequest{Ladder: ladder[s.rand.IntN(2):], Rule: "harvest", Session: s.rand.Uint64()}, at))
 }
 
 func (s *sim) manual(n *node, p netip.Prefix, at int64) {
-	if len(s.bans[banKey(p)]) < 64 {
-		if b, ok := n.memory.Bans.AddPrefix(p, time.Duration(1+s.rand.IntN(400))*6*time.Hour, "enough", at); ok {
-			s.happened(n, b.Prefix, b.Until)
-			s.count.bans++
-		}
+	if b, ok := n.memory.Bans.AddPrefix(p, time.Duration(1+s.rand.IntN(400))*6*time.Hour, "enough", at); ok {
+		s.banned(n, b)
 	}
 }
 
+// banned records a ban by n.
+func (s *sim) banned(n *node, b memory.Ban) {
+	skew := s.skewed(n)
+	e := event{prefix: b.Prefix, host: n.name, since: b.Since.Unix() + skew, until: b.Until.Unix() + skew, unsaved: true}
+	s.events = append(s.events, e)
+	s.count.bans++
+}
+
 func (s *sim) unban(n *node, p netip.Prefix, at int64) {
-	if len(s.bans[banKey(p)]) >= 60 {
-		return
+	if p.Addr().Is6() && p.Bits() > 64 {
+		p = netip.PrefixFrom(p.Addr(), 64).Masked()
 	}
-	for _, b := range n.memory.Bans.Revoke(p, false, at) {
-		s.happened(n, b.Prefix, time.Time{})
-		n.memory.Forget(b.Prefix)
-		s.count.unbans++
+	within := p.Bits() < 32 && s.rand.IntN(2) == 0
+	e := event{prefix: p, host: n.name, unban: true, within: within || p.Addr().Is6() && p.Bits() == 64, since: at/1e6 + s.skewed(n)}
+	ended := n.memory.Bans.Revoke(p, within, at)
+	for _, b := range ended {
+		e.since = max(e.since, b.Until.Unix()+s.skewed(n))
+		if b.Prefix != p {
+			s.events = append(s.events, event{prefix: b.Prefix, host: n.name, unban: true, since: b.Until.Unix() + s.skewed(n)})
+		}
 	}
-	n.save() // the operator has seen the result
+	n.memory.Bans.Disclaim(p, within, ended, at)
+	n.memory.Forget(p)
+	s.events = append(s.events, e)
+	s.count.unbans++
+	s.save(n) // the operator has seen the result
 }
 
 // act causes a random event on a random host.
@@ -382,10 +392,13 @@ func (s *sim) fail() {
 			s.count.restarts++
 		}
 	case 5, 6:
+		if s.rand.IntN(2) == 0 {
+			s.save(n)
+		}
 		s.startFilter(n)
 		s.count.restarts++
 	case 7:
-		n.save()
+		s.save(n)
 	case 8:
 		if s.rand.IntN(4) == 0 && !slices.ContainsFunc(s.nodes, func(n *node) bool { return n.fresh }) {
 			s.epoch++
@@ -396,16 +409,17 @@ func (s *sim) fail() {
 	case 9:
 		s.trimmed += len(s.stream)
 		s.stream = nil
-	case 10:
-		n.jump = time.Duration(s.rand.IntN(6*3600)-3*3600) * time.Second
-	case 11:
-		n.jump = 0
+	case 10, 11:
+		if s.jumps {
+			n.jump = time.Duration(s.rand.IntN(6*3600)-3*3600) * time.Second * time.Duration(s.rand.IntN(2))
+			s.resync(n)
+		}
 	}
 	if s.rand.IntN(60) == 0 {
 		n.away = 1000 // until the end: more than a day
 	}
 	if other := s.nodes[s.rand.IntN(len(s.nodes))]; s.rand.IntN(40) == 0 && other != n && !n.fresh {
-		_, mark := n.replica.Drop(other.name, n.clock(s.now))
+		_, mark := n.replica.Drop(other.name, s.serviceTime(n))
 		n.pending = append(n.pending, mark)
 		n.dropped[other.name] = true
 	}
@@ -427,6 +441,7 @@ func (s *sim) run(steps int) {
 	}
 	for _, n := range s.nodes {
 		n.away, n.jump = 0, 0
+		s.resync(n)
 	}
 	for range 3 {
 		s.whole = true
@@ -437,8 +452,9 @@ func (s *sim) run(steps int) {
 		s.readSnapshots(n)
 		s.loop(n)
 	}
-	s.loopAll()
-	s.loopAll()
+	for range 5 { // a host may send an unban again when it receives an earlier ban
+		s.loopAll()
+	}
 }
 
 func (s *sim) loopAll() {
@@ -451,8 +467,12 @@ func (s *sim) loopAll() {
 func (s *sim) check() {
 	s.t.Helper()
 	s.checkRegisters()
-	for _, key := range slices.SortedFunc(maps.Keys(s.bans), compareKeys) {
-		s.checkBans(key)
+	prefixes := map[netip.Prefix]bool{}
+	for _, e := range s.events {
+		prefixes[e.prefix] = true
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(prefixes), netip.Prefix.Compare) {
+		s.checkBans(p)
 	}
 }
 
@@ -469,7 +489,7 @@ func (s *sim) checkRegisters() {
 		for key, w := range n.replica.rows {
 			for _, g := range w.registers {
 				if !n.dropped[g.origin.Name] {
-					all[registerID{g.origin.Name, key, g.stamp}] = Row{key.bucket, key.key, g.stamp, g.seen, g.value}
+					all[registerID{g.origin.Name, key, g.stamp}] = Row{key.bucket, key.key, g.stamp, g.value}
 				}
 			}
 		}
@@ -484,8 +504,8 @@ func (s *sim) checkRegisters() {
 			}
 			switch {
 			case n.dropped[id.origin] || expires(r.Stamp, r.Value):
-			case (!ok || expires(g.stamp, g.value)) && r.Value == "" && r.Seen == 0: // a later row has expired
-			case g.stamp != r.Stamp || g.seen != r.Seen || g.value != r.Value:
+			case (!ok || expires(g.stamp, g.value)) && r.Value == "": // a later row has expired
+			case g.stamp != r.Stamp || g.value != r.Value:
 				s.errorf("%s has %v %q of %s, another host %v %q, key %q %x", n.name, g.stamp.Time(), g.value, id.origin, r.Stamp.Time(), r.Value, r.Bucket, r.Key)
 				return
 			}
@@ -493,33 +513,30 @@ func (s *sim) checkRegisters() {
 	}
 }
 
-// checkBans checks that all hosts agree on a prefix, and that no ban has survived a
-// later unban.
-func (s *sim) checkBans(key rowKey) {
-	var p netip.Prefix
-	a, _ := netip.AddrFromSlice([]byte(key.key[1:]))
-	p = netip.PrefixFrom(a, int(key.key[0]))
-	var unbans, ended uint64
-	ends := false // a ban ends about now
-	for i, e := range s.bans[key] {
-		if e.until.IsZero() {
-			unbans |= 1 << i
-			ended |= e.knew
-		} else if d := e.until.Sub(s.now); d > -6*time.Hour && d < 6*time.Hour {
-			ends = true
+// checkBans checks that all hosts agree on a prefix. Unless clocks were wrong for some time, it also
+// checks that exactly those bans are active that no unban has ended.
+func (s *sim) checkBans(p netip.Prefix) {
+	s.t.Helper()
+	now := s.now.Unix()
+	var unban int64
+	for _, e := range s.events {
+		if e.unban && (e.prefix == p || e.within && e.prefix.Bits() < p.Bits() && e.prefix.Contains(p.Addr())) {
+			unban = max(unban, e.since)
 		}
 	}
-	// A ban may remain if no unban followed it. A ban whose host knew of no unban
-	// may remain only if it started long after all unbans.
-	may := false
-	var last time.Time // latest unban
-	for _, e := range s.bans[key] {
-		if e.until.IsZero() {
-			last = e.at
+	latest := map[string]event{}
+	may, soon := false, false // a ban may be active; a ban ends about now
+	for _, e := range s.events {
+		if e.prefix != p || e.unban || e.since <= unban {
+			continue
 		}
+		latest[e.host] = e
+		may = may || e.until > now
+		soon = soon || max(e.until-now, now-e.until) < 6*3600
 	}
-	for i, e := range s.bans[key] {
-		may = may || !e.until.IsZero() && ended>>i&1 == 0 && (e.knew&unbans != 0 || e.at.After(last))
+	must := false
+	for _, e := range latest {
+		must = must || !e.lost && e.until > now
 	}
 	states := map[bool]string{}
 	for _, n := range s.nodes {
@@ -528,8 +545,8 @@ func (s *sim) checkBans(key rowKey) {
 		}
 		b, banned := n.memory.Bans.Enforced(p, n.clock(s.now).UnixMicro())
 		states[banned] = fmt.Sprintf("%s %+v", n.name, b)
-		if banned && !may {
-			s.errorf("%s: %v remains banned after the last unban: %+v\n%s", n.name, p, b, s.history(key))
+		if !s.jumps && !soon && (banned && !may || !banned && must) {
+			s.errorf("%s: %v is banned: %t, may %t, must %t: %+v\n%s", n.name, p, banned, may, must, b, s.history(p))
 			return
 		}
 		if banned {
@@ -538,21 +555,24 @@ func (s *sim) checkBans(key rowKey) {
 			s.count.free++
 		}
 	}
-	if len(states) == 2 && !ends {
-		s.errorf("hosts do not agree on %v:\n%s\n%s\n%s", p, states[true], states[false], s.history(key))
+	if len(states) == 2 && !soon {
+		s.errorf("hosts do not agree on %v:\n%s\n%s\n%s", p, states[true], states[false], s.history(p))
 	}
 }
 
 // history describes a prefix's events, and all hosts' registers.
-func (s *sim) history(key rowKey) string {
+func (s *sim) history(p netip.Prefix) string {
 	var b strings.Builder
-	for i, e := range s.bans[key] {
-		fmt.Fprintf(&b, "event %d on %s at %v: until %v, knew %b\n", i, e.host, e.at, e.until, e.knew)
+	for _, e := range s.events {
+		if e.prefix.Overlaps(p) {
+			fmt.Fprintf(&b, "%+v\n", e)
+		}
 	}
+	key := banKey(p)
 	for _, n := range s.nodes {
 		for _, o := range s.nodes {
 			if g, ok := n.replica.register(key, n.replica.host(o.name)); ok {
-				fmt.Fprintf(&b, "%s has of %s: stamp %v seen %v knew %b %+v\n", n.name, o.name, g.stamp.Time(), g.seen.Time(), s.known[registerID{o.name, key, g.stamp}], g.ban)
+				fmt.Fprintf(&b, "%s has of %s: stamp %v %+v sent %t\n", n.name, o.name, g.stamp.Time(), g.ban, g.sent)
 			}
 		}
 	}

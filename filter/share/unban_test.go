@@ -42,7 +42,7 @@ func TestUnbanBeforeBan(t *testing.T) {
 				}
 				if how == "registers lost" {
 					mx1.replica = New("mx1", DefaultLimits())
-					rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now)
+					rows := mx1.replica.Own(mx1.memory.Outgoing(1<<20, 0), f.now)
 					for _, h := range []*host{mx2, mx3} {
 						h.inbox = append(h.inbox, batch{"mx1", rows})
 					}
@@ -109,7 +109,7 @@ func TestNoUnbanAtStart(t *testing.T) {
 	f.exchange()
 	f.now = f.now.Add(time.Minute)
 	mx1.memory.Bans.AddPrefix(p, time.Hour, "own", f.now.UnixMicro())
-	rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now)
+	rows := mx1.replica.Own(mx1.memory.Outgoing(1<<20, 0), f.now)
 	for _, h := range f.hosts[1:] {
 		h.inbox = append(h.inbox, batch{"mx1", rows})
 	}
@@ -144,7 +144,7 @@ func TestUnbanSentAgain(t *testing.T) {
 			old := mx1.replica.Rows("mx1")
 			f.now = f.now.Add(time.Minute)
 			mx3.memory.Bans.Revoke(first, false, f.now.UnixMicro())
-			mx3.memory.Bans.Disclaim(first, false, f.now.UnixMicro())
+			mx3.memory.Bans.Disclaim(first, false, nil, f.now.UnixMicro())
 			f.exchange()
 			f.exchange()
 			f.now = f.now.Add(time.Minute)
@@ -210,7 +210,7 @@ func TestOldUnbanAgain(t *testing.T) {
 					f.exchange()
 					f.now = f.now.Add(time.Minute)
 					mx2.memory.Bans.Revoke(p, false, f.now.UnixMicro())
-					mx2.memory.Bans.Disclaim(p, false, f.now.UnixMicro())
+					mx2.memory.Bans.Disclaim(p, false, nil, f.now.UnixMicro())
 					f.now = f.now.Add(time.Second)
 					f.exchange()
 					f.exchange()
@@ -257,8 +257,7 @@ func TestOldUnbanAgain(t *testing.T) {
 					mx1.replica.Resend()
 					f.receive(mx1)
 					mx1.memory.Announce()
-					rows := mx1.replica.OwnAgain(mx1.memory.Outgoing(1<<20, 0), f.now)
-					mx1.replica.Complete()
+					rows := mx1.replica.Own(mx1.memory.Outgoing(1<<20, 0), f.now)
 					for _, h := range f.hosts[1:] {
 						h.inbox = append(h.inbox, batch{"mx1", rows})
 					}
@@ -289,7 +288,7 @@ func TestBanAfterTwoUnbans(t *testing.T) {
 	f.now = f.now.Add(time.Minute)
 	unban := func(h *host) {
 		h.memory.Bans.Revoke(p, false, f.now.UnixMicro())
-		h.memory.Bans.Disclaim(p, false, f.now.UnixMicro())
+		h.memory.Bans.Disclaim(p, false, nil, f.now.UnixMicro())
 	}
 	unban(mx1)
 	waiting := f.send(mx1)

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// milters lists the milters. All milters play the same sessions. DIR represents the programs'
+// milters lists the milters. All milters play the same sessions. DIR stands for the programs'
 // directory, and SOCKET for the path of the socket.
 var milters = []contestant{
 	{name: "milter-scanwatch", build: goBuild("milter-scanwatch", "scanwatch/cmd/milter-scanwatch"),

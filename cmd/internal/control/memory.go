@@ -119,7 +119,7 @@ func unbanCommand(m *memory.Memory, s State, now func() int64, changed func(memo
 		if b := m.Bans.Covering(p.Addr(), now()); len(b) > 0 {
 			still = "still within the ban of " + prefix.String(b[0].Prefix)
 		}
-		answer.Elsewhere = m.Bans.Disclaim(p.Masked(), within, now()) && len(ended) == 0
+		answer.Elsewhere = m.Bans.Disclaim(p.Masked(), within, ended, now()) && len(ended) == 0
 		answer.Note = notes(more, still, saved(ctx, s))
 		return a.JSON(answer)
 	}}

@@ -270,21 +270,13 @@ func (s *Sharing) logFreed(freed []memory.Freed) {
 	s.Log.Warn("unbanned by other hosts", "bans", len(freed), "prefixes", strings.Join(prefixes, ","), "hosts", strings.Join(hosts, ","))
 }
 
-// ended is the mark of a row whose ban has ended; see memory.Foreign.
-const ended = "ended"
-
-// parseForeign parses TABLE;KEY;VALUE;HOST;ENDED;SEEN.
+// parseForeign parses TABLE;KEY;VALUE;HOST.
 func parseForeign(s string) (f memory.Foreign, err error) {
 	part := strings.Split(s, ";")
-	if len(part) != 6 || part[4] != "" && part[4] != ended {
-		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST;ENDED;SEEN", s)
+	if len(part) != 4 {
+		return f, fmt.Errorf("parse row %.80q: must be TABLE;KEY;VALUE;HOST", s)
 	}
-	if part[5] != "" {
-		if f.Seen, err = strconv.ParseInt(part[5], 10, 64); err != nil {
-			return f, fmt.Errorf("parse row %.80q: %w", s, err)
-		}
-	}
-	f.Bucket, f.Origin, f.Ended = part[0], part[3], part[4] == ended
+	f.Bucket, f.Origin = part[0], part[3]
 	if f.Key, err = encoding.DecodeString(part[1]); err == nil && part[2] != "" {
 		f.Value, err = encoding.DecodeString(part[2])
 	}
@@ -414,7 +406,7 @@ func (s *Sharing) drop(ctx context.Context, a *Answer, args []string) error {
 		if s.remove(d); d.sent {
 			return fmt.Errorf("the companion share is still dropping the rows; run scanwatch share drop %s again", d.host)
 		}
-		return fmt.Errorf("the companion share has not answered within %v; does it run?", dropPatience)
+		return fmt.Errorf("the companion share has not answered within %v; does it run and reach the server? Without them, use ignore in fleet", dropPatience)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -548,15 +540,7 @@ func SendPartial(c *Client, rows []memory.Foreign) error { return sendRows(c, "p
 func sendRows(c *Client, command string, skew int64, rows []memory.Foreign) error {
 	prefix := strconv.FormatInt(skew, 10)
 	return sendList(rows, maxLine-len("foreign  \n")-len(prefix), func(f *memory.Foreign) string {
-		last := ""
-		if f.Ended {
-			last = ended
-		}
-		seen := ""
-		if f.Seen != 0 {
-			seen = strconv.FormatInt(f.Seen, 10)
-		}
-		return strings.Join([]string{f.Bucket, encoding.EncodeToString(f.Key), encoding.EncodeToString(f.Value), f.Origin, last, seen}, ";")
+		return strings.Join([]string{f.Bucket, encoding.EncodeToString(f.Key), encoding.EncodeToString(f.Value), f.Origin}, ";")
 	}, func(line string) error { return c.ask(new(struct{}), command, prefix, line) })
 }
 

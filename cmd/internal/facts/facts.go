@@ -50,6 +50,7 @@ type ban struct {
 	Until   text.Time    `json:"until"`
 	Rule    string       `json:"rule"`
 	Revoked bool         `json:"revoked,omitempty"`
+	Range   bool         `json:"range,omitempty"` // an unban of all hosts and networks in the prefix
 }
 
 // An end is the last line of a file.
@@ -102,7 +103,7 @@ func (e *Exporter) Write(w io.Writer, rows iter.Seq[kv.Entry], now time.Time) (n
 		}
 		one := line{Table: row.Bucket, Key: row.Key, Value: row.Value}
 		if b, ok := memory.ReadBan(row.Key, row.Value); ok && row.Bucket == memory.BansBucket {
-			one.Ban = &ban{b.Prefix, text.At(time.Unix(b.Since, 0)), text.At(time.Unix(b.Until, 0)), b.Rule, b.Revoked}
+			one.Ban = &ban{b.Prefix, text.At(time.Unix(b.Since, 0)), text.At(time.Unix(b.Until, 0)), b.Rule, b.Revoked, b.Range}
 		}
 		if err := put(one); err != nil {
 			return n, err
@@ -247,85 +248,60 @@ func (f *File) check(e *end, rows int, code hash.Hash, in *bufio.Reader) error {
 }
 
 // add adds a row. The stamp of a ban or unban is its own time. The stamp of any other row is the
-// file's time. A ban that starts in the same second as an unban counts as ended.
+// file's time.
 func (f *File) add(b []byte, h *header, own string) error {
 	var one line
 	if err := strict(b, &one); err != nil {
 		return err
 	}
-	row := share.Row{Bucket: one.Table, Key: string(one.Key), Value: string(one.Value), Stamp: share.At(h.Time.Time)}
 	if one.Table != memory.BansBucket && (own == "" || h.Names != own) {
 		f.Omitted++
 		return nil
 	}
-	if one.Table == memory.BansBucket {
-		row.Stamp = banStamp(one.Key, one.Value)
+	stamp := share.At(h.Time.Time)
+	if b, ok := memory.ReadBan(one.Key, one.Value); ok && one.Table == memory.BansBucket {
+		at := b.Since
+		if b.Revoked {
+			at = b.Until
+		}
+		stamp = share.At(time.Unix(at, 0))
 	}
-	f.Rows = append(f.Rows, row)
+	f.Rows = append(f.Rows, share.Row{Bucket: one.Table, Key: string(one.Key), Value: string(one.Value), Stamp: stamp})
 	return nil
 }
 
-func banStamp(key, value []byte) share.Stamp {
-	b, _ := memory.ReadBan(key, value)
-	at := b.Since
-	if b.Revoked {
-		at = b.Until
-	}
-	return share.At(time.Unix(at, 0))
-}
-
-// revoked reports whether a row is an unban.
-func revoked(r *share.Row) bool {
-	b, ok := memory.ReadBan([]byte(r.Key), []byte(r.Value))
-	return ok && r.Bucket == memory.BansBucket && b.Revoked
-}
-
-// Merge merges other hosts' rows with own, this host's rows. It returns the rows for the filter and
-// the other hosts' status. The rows are marked as partial, because other files may have been read
-// earlier.
-func Merge(self string, l share.Limits, own iter.Seq[kv.Entry], files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
-	mine := &File{Host: self}
-	for e := range own {
-		if e.Bucket == memory.BansBucket && e.Value != nil {
-			mine.Rows = append(mine.Rows, share.Row{Bucket: e.Bucket, Key: string(e.Key), Value: string(e.Value), Stamp: banStamp(e.Key, e.Value)})
+// Merge merges the rows of other hosts. self is the name of this host. Merge returns the rows for
+// the filter and the other hosts' status. The rows are marked as partial, because other files may
+// have been read earlier.
+func Merge(self string, l share.Limits, files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
+	var fleet []*File
+	// Bans of different hosts can replace each other. All other rows remain separate, so that
+	// dropping a host does not affect the rows of other hosts. A friend's bans remain separate, too.
+	add := func(bans bool, some ...*File) error {
+		list, status, err := merge(self, l, some, now)
+		if rows = append(rows, ofTable(list, bans)...); bans {
+			hosts = append(hosts, status...)
 		}
+		return err
 	}
-	fleet := []*File{mine}
 	for _, f := range files {
 		switch {
 		case f.Host == self:
 			return nil, nil, fmt.Errorf("%s is the name of this host", f.Host)
-		case !f.Friend:
+		case f.Friend:
+			err = errors.Join(err, add(true, f.onlyBans()))
+		default:
 			fleet = append(fleet, f)
-			continue
 		}
-		some, status, err := merge(l, []*File{mine, f.befriended()}, now)
-		if err != nil {
-			return nil, nil, err
-		}
-		unbans := f.unbans()
-		for i := range some {
-			if some[i].Value == nil {
-				some[i].Origin, some[i].Seen = f.Host, unbans[string(some[i].Key)]
-			}
-		}
-		rows, hosts = append(rows, some...), append(hosts, status...)
 	}
-	if len(fleet) > 1 {
-		some, status, err := merge(l, fleet, now)
-		if err != nil {
-			return nil, nil, err
-		}
-		rows, hosts = append(rows, deletions(ofTable(some, true), fleet[1:])...), append(hosts, status...)
+	if len(fleet) > 0 {
+		err = errors.Join(err, add(true, fleet...))
 	}
-	// Bans of different hosts can replace each other. All other rows remain separate, so that
-	// dropping a host does not affect the rows of other hosts.
-	for _, f := range fleet[1:] {
-		some, _, err := merge(l, []*File{{Host: self}, f}, now)
-		if err != nil {
-			return nil, nil, err
-		}
-		rows = append(rows, ofTable(some, false)...)
+	for _, f := range fleet {
+		err = errors.Join(err, add(false, f))
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	for i := range rows {
 		rows[i].Partial = true
@@ -346,108 +322,23 @@ func ofTable(rows []memory.Foreign, bans bool) []memory.Foreign {
 	return slices.DeleteFunc(rows, func(f memory.Foreign) bool { return (f.Bucket == memory.BansBucket) != bans })
 }
 
-// deletions repeats each deletion for every host whose file contains the row. Bans from hosts
-// without a file remain.
-func deletions(rows []memory.Foreign, files []*File) (all []memory.Foreign) {
-	having := make(map[string][]string) // hosts by bucket and key
-	for _, f := range files {
-		for i := range f.Rows {
-			id := f.Rows[i].Bucket + "\x00" + f.Rows[i].Key
-			having[id] = append(having[id], f.Host)
-		}
-	}
-	for _, row := range rows {
-		if row.Value != nil || row.Origin != "" {
-			all = append(all, row)
-			continue
-		}
-		for _, host := range having[row.Bucket+"\x00"+string(row.Key)] {
-			row.Origin = host
-			all = append(all, row)
-		}
-	}
-	return all
-}
-
-// unbanned returns the time of the unban that precedes the ban in a row, or 0.
-func unbanned(r *share.Row) share.Stamp {
-	if r.Bucket != memory.BansBucket {
-		return 0
-	}
-	b, _ := memory.ReadBan([]byte(r.Key), []byte(r.Value))
-	return share.At(time.Unix(b.Unbanned, 0))
-}
-
-// unbans returns the times of the unbans in the file, in seconds since 1970.
-func (f *File) unbans() map[string]int64 {
-	times := make(map[string]int64)
-	for i := range f.Rows {
-		if row := &f.Rows[i]; revoked(row) {
-			times[row.Key] = row.Stamp.Time().Unix()
-		}
-	}
-	return times
-}
-
-// befriended returns only the bans in the file. An unban becomes the deletion of a ban.
-func (f *File) befriended() *File {
-	other := &File{Host: f.Host, Friend: true}
+func (f *File) onlyBans() *File {
+	other := &File{Host: f.Host, Time: f.Time, Friend: true}
 	for _, row := range f.Rows {
-		switch {
-		case row.Bucket != memory.BansBucket:
-			continue
-		case revoked(&row):
-			row.Value = ""
+		if row.Bucket == memory.BansBucket {
+			other.Rows = append(other.Rows, row)
 		}
-		other.Rows = append(other.Rows, row)
 	}
 	return other
 }
 
-func (f *File) entries() (list []kv.Entry) {
-	for i := range f.Rows {
-		row := &f.Rows[i]
-		list = append(list, kv.Entry{Bucket: row.Bucket, Key: []byte(row.Key), Value: []byte(row.Value)})
-	}
-	return list
-}
-
-// merge merges the hosts' rows. files starts with this host's file. A ban that starts after an
-// unban remains, because its host is assumed to know the unban. If the unban ended this very ban,
-// the clock of the ban's host is ahead, and the ban ends.
-func merge(l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []share.HostStatus, error) {
-	unbans := make(map[string][]share.Row)
+// merge merges the rows of the hosts of files.
+func merge(self string, l share.Limits, files []*File, now time.Time) ([]memory.Foreign, []share.HostStatus, error) {
+	r := share.New(self, l)
 	for _, f := range files {
-		for i := range f.Rows {
-			row := f.Rows[i]
-			if at := unbanned(&row); at != 0 && !f.Friend {
-				row.Stamp, row.Value = at, ""
-			} else if !revoked(&row) {
-				continue
-			}
-			unbans[row.Key] = append(unbans[row.Key], row)
-		}
-	}
-	r := share.New(files[0].Host, l)
-	for _, f := range files {
-		for i := range f.Rows {
-			row := &f.Rows[i]
-			if row.Bucket != memory.BansBucket || revoked(row) {
-				continue
-			}
-			if !f.Friend {
-				row.Seen = unbanned(row)
-			}
-			for _, u := range unbans[row.Key] {
-				if u.Stamp < row.Stamp && !memory.SameBan([]byte(row.Key), []byte(row.Value), []byte(u.Value)) {
-					row.Seen = max(row.Seen, u.Stamp)
-				}
-			}
-		}
 		if err := r.Apply(f.Host, f.Rows, now); err != nil {
 			return nil, nil, err
 		}
 	}
-	r.Own(files[0].entries(), now) // the filter knows these rows
 	return r.Changed(r.Len()+1, now), r.Hosts(), nil
 }

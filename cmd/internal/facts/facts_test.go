@@ -11,7 +11,6 @@ import (
 	"scanwatch/cmd/internal/fleetkey"
 	"scanwatch/filter/memory"
 	"scanwatch/filter/share"
-	"scanwatch/internal/kv"
 )
 
 var noon = time.Date(2026, 12, 1, 12, 0, 0, 0, time.UTC)
@@ -44,7 +43,7 @@ func TestExchange(t *testing.T) {
 	if err != nil || f.Host != "mx1" || len(f.Rows) != 3 || f.Omitted != 0 {
 		t.Fatalf("%+v %v", f, err)
 	}
-	rows, hosts, err := Merge("mx2", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, noon)
+	rows, hosts, err := Merge("mx2", share.DefaultLimits(), []*File{f}, noon)
 	if err != nil || len(rows) != 3 || len(hosts) != 1 || hosts[0].Problem != "" {
 		t.Fatal(rows, hosts, err)
 	}
@@ -59,7 +58,7 @@ func TestExchange(t *testing.T) {
 	if s := other.Peers.Standing(client("192.0.2.2"), noon.Add(24*time.Hour).UnixMicro()); s.Origin != "mx1" {
 		t.Errorf("%+v", s)
 	}
-	if _, _, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, noon); err == nil {
+	if _, _, err := Merge("mx1", share.DefaultLimits(), []*File{f}, noon); err == nil {
 		t.Error("a host believes another one with its name")
 	}
 	// Another operator hashes names with a different key.
@@ -72,7 +71,7 @@ func TestExchange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, _, err = Merge("mx2", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f, unban}, noon)
+	rows, _, err = Merge("mx2", share.DefaultLimits(), []*File{f, unban}, noon)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +102,7 @@ func TestClockAhead(t *testing.T) {
 	read := func(m *memory.Memory, self string, f *File, now time.Time) {
 		t.Helper()
 		m.Announce()
-		rows, _, err := Merge(self, share.DefaultLimits(), slices.Values(m.Outgoing(1000, 0)), []*File{f}, now)
+		rows, _, err := Merge(self, share.DefaultLimits(), []*File{f}, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +149,7 @@ func TestOneAfterAnother(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rows, hosts, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, now)
+		rows, hosts, err := Merge("mx1", share.DefaultLimits(), []*File{f}, now)
 		if err != nil || len(hosts) != 1 || hosts[0].By != share.ByFile || !hosts[0].Heard.Equal(noon) {
 			t.Fatal(hosts, err)
 		}
@@ -233,7 +232,7 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte(`{"schema":1,"host":"mx1","time":"2026-12-01T12:00:00Z"}` + "\n" + `{"table":"bans","key":"IMAAAgE=","value":"AA=="}` + "\n" + `{"rows":1,"code":"00"}` + "\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if file, err := Read(bytes.NewReader(b), key, key.Fingerprint()); err == nil {
-			_, _, _ = Merge("mx2", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{file}, noon)
+			_, _, _ = Merge("mx2", share.DefaultLimits(), []*File{file}, noon)
 		}
 	})
 }
@@ -255,7 +254,7 @@ func TestFriendsOldFile(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rows, _, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), []*File{f}, noon.Add(time.Hour))
+			rows, _, err := Merge("mx1", share.DefaultLimits(), []*File{f}, noon.Add(time.Hour))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -312,7 +311,7 @@ func TestStandingOfEachFile(t *testing.T) {
 		}
 		files = append(files, f)
 	}
-	rows, _, err := Merge("mx1", share.DefaultLimits(), slices.Values([]kv.Entry(nil)), files, noon)
+	rows, _, err := Merge("mx1", share.DefaultLimits(), files, noon)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package facts
 import (
 	"bytes"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -30,7 +29,7 @@ func TestUnbanBeforeBan(t *testing.T) {
 	read := func(m *memory.Memory, self string, now time.Time, files ...*File) {
 		t.Helper()
 		m.Announce()
-		rows, _, err := Merge(self, share.DefaultLimits(), slices.Values(m.Outgoing(1000, 0)), files, now)
+		rows, _, err := Merge(self, share.DefaultLimits(), files, now)
 		if err != nil {
 			t.Fatal(err)
 		}

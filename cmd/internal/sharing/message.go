@@ -15,7 +15,7 @@ import (
 //	run: a random number of the companion that has sent the message
 //	number of the message in this run, from 1; 0 in a snapshot
 //	number of rows
-//	rows: bucket, key and value, each after its length, stamp, seen
+//	rows: bucket, key and value, each after its length, and stamp
 
 type message struct {
 	run, number uint64
@@ -44,7 +44,6 @@ func encode(key fleetkey.Key, host string, m *message) []byte {
 			b = append(b, s...)
 		}
 		b = binary.AppendUvarint(b, uint64(r.Stamp))
-		b = binary.AppendUvarint(b, uint64(r.Seen))
 	}
 	sum := key.Sum(fleetkey.PurposeBatch, []byte(host), b[codeSize:])
 	copy(b, sum[:])
@@ -67,7 +66,7 @@ func decode(key fleetkey.Key, host string, b []byte) (m message, err error) {
 	}
 	m.rows = make([]share.Row, 0, n)
 	for range n {
-		m.rows = append(m.rows, share.Row{Bucket: r.text(), Key: r.text(), Value: r.text(), Stamp: share.Stamp(r.number()), Seen: share.Stamp(r.number())})
+		m.rows = append(m.rows, share.Row{Bucket: r.text(), Key: r.text(), Value: r.text(), Stamp: share.Stamp(r.number())})
 	}
 	if r.failed || len(r.b) > 0 {
 		return m, errInvalid

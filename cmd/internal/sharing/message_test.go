@@ -10,7 +10,7 @@ import (
 )
 
 var rows = []share.Row{
-	{Bucket: "bans", Key: "\x20\xc0\x00\x02\x01", Stamp: 1 << 60, Seen: 7, Value: "value"},
+	{Bucket: "bans", Key: "\x20\xc0\x00\x02\x01", Stamp: 1 << 60, Value: "value"},
 	{Bucket: "peers", Key: "", Value: ""},
 }
 

@@ -23,7 +23,6 @@ import (
 	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/fleetkey"
 	"scanwatch/filter/share"
-	"scanwatch/internal/kv"
 	"scanwatch/rules"
 )
 
@@ -62,12 +61,10 @@ type Service struct {
 	password     string // password file; empty without a password
 	log          *slog.Logger
 
-	run     uint64 // random number of this run
-	replica *share.Replica
-	skew    time.Duration // the server's clock minus this host's clock; see measure
-	// measured is set once skew is known. corrected is set when skew changes, and cleared when this
-	// host's rows have been sent again.
-	measured, corrected bool
+	run      uint64 // random number of this run
+	replica  *share.Replica
+	skew     time.Duration // the server's clock minus this host's clock; see measure
+	measured bool          // skew is known
 
 	filter *control.Client // nil while the filter cannot be reached
 	server *server         // nil while the server cannot be reached
@@ -275,10 +272,9 @@ func (s *Service) exchange(ctx context.Context) error {
 		return nil
 	}
 	s.next.send = time.Now().Add(interval)
-	if err := s.receive(s.corrected, s.replica.Own); err != nil {
+	if err := s.receive(false); err != nil {
 		return s.failFilter("rows of the filter", err)
 	}
-	s.corrected = false
 	s.refused = nil
 	if err := s.publish(ctx); err != nil {
 		if _, answered := valkey.IsValkeyErr(err); !answered {
@@ -402,10 +398,10 @@ const maxDrift = 2 * time.Second
 
 // measure compares the clocks of the server and this host.
 //
-// Rows contain the server's time. If either clock is corrected, the times in rows that this host
-// sent earlier are wrong, so this host sends all its rows again. The filter converted other hosts'
-// rows when they arrived, and these remain correct until their hosts send them again. Small changes
-// are ignored, because they do not matter, and all rows would have to be sent.
+// Rows contain the server's time. If either clock is corrected, this host's times in the server and
+// other hosts' times in the filter were converted with the old difference. All rows are therefore
+// exchanged again, so that all hosts compare the same times. Small changes are ignored, because they
+// do not matter, and all rows would have to be sent.
 func measure(ctx context.Context, s *Service) error {
 	skew, err := s.server.skew(ctx)
 	if err != nil {
@@ -414,7 +410,7 @@ func measure(ctx context.Context, s *Service) error {
 	if s.measured && (skew-s.skew).Abs() <= maxDrift {
 		return nil
 	}
-	s.skew, s.corrected, s.measured = skew, s.measured, true
+	s.skew, s.synced, s.measured = skew, s.synced && !s.measured, true
 	return nil
 }
 
@@ -501,6 +497,9 @@ func (s *Service) connectFilter() (err error) {
 		s.waiting = limits.Waiting
 		share.Room(s.replica, limits.Room, s.now())
 	}
+	if err == nil { // even without the server
+		err = control.DisownAll(s.filter, s.fleet.Ignore)
+	}
 	if err == nil && s.learned {
 		err = s.sync()
 	}
@@ -529,19 +528,15 @@ func (s *Service) sync() error {
 }
 
 func (s *Service) resend() error {
-	if err := control.DisownAll(s.filter, s.fleet.Ignore); err != nil {
-		return err
-	}
 	s.replica.Resend()
 	if err := s.handOver(); err != nil {
 		return err
 	}
-	if err := s.receive(true, s.replica.OwnAgain); err != nil {
+	if err := s.receive(true); err != nil {
 		return err
 	}
-	s.replica.Complete()
 	s.synced = true
-	return s.handOver()
+	return nil
 }
 
 // handOver sends the other hosts' rows to the filter.
@@ -557,14 +552,14 @@ func (s *Service) handOver() error {
 	}
 }
 
-// receive receives this host's changed rows, or all of them, and calls own for them.
-func (s *Service) receive(all bool, own func([]kv.Entry, time.Time) []share.Row) error {
+// receive receives this host's changed rows, or all of them.
+func (s *Service) receive(all bool) error {
 	for {
 		list, rows, err := control.Rows(s.filter, s.skewSeconds(), all)
 		if err != nil {
 			return err
 		}
-		s.keep(own(rows, s.now()))
+		s.keep(s.replica.Own(rows, s.now()))
 		for _, host := range list.Drop {
 			if err := drop(s, host); err != nil {
 				return err
@@ -693,7 +688,7 @@ func (s *Service) upkeep(ctx context.Context) error {
 		}
 	}
 	if s.replica.Retry(s.now()) {
-		s.corrected = true // makes the filter send all of this host's rows again
+		s.synced = false // makes the filter send all of this host's rows again
 	}
 	return nil
 }
