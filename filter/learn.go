@@ -105,6 +105,9 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		}
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, evidence, ev.Time)
+			if s.decide.Held && s.detect.Deny() {
+				p.memory.Counters.Add(&p.client, rules.RecipientFlood, ev.Time)
+			}
 		}
 		// A missing recipient may come from an old mailing list, or from backscatter, which is sent
 		// to forged senders. Such a recipient must not be recorded as probed. Old mailing lists are

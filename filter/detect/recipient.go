@@ -281,7 +281,7 @@ const floodOfRecipients = 10
 
 // recipientFlood reports a client that continues after floodOfRecipients rejections.
 func recipientFlood(c *Case) {
-	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N >= floodOfRecipients {
+	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N+c.State.Denied >= floodOfRecipients {
 		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Confidence: Medium})
 	}
 }

@@ -50,7 +50,11 @@ func (r *recorder) Event(e *smtp.Event) {
 }
 
 func (r *recorder) Ask(e *smtp.Event) (a smtp.Answer) {
-	r.add("ask %v name %q addr %q", e.Phase, e.Name, e.Addr)
+	refused := ""
+	if e.Refused {
+		refused = " refused true"
+	}
+	r.add("ask %v name %q addr %q%s", e.Phase, e.Name, e.Addr, refused)
 	if list := r.answers[e.Phase]; len(list) > 0 {
 		a, r.answers[e.Phase] = list[0], list[1:]
 	}
@@ -184,7 +188,7 @@ ask mail-from name "" addr "a@example.net"
 reply 250
 7 ok name "" addr "a@example.net" text "" code 0 reply "" cause 0
 line 4 ""
-ask rcpt-to name "" addr "nobody@example.org"
+ask rcpt-to name "" addr "nobody@example.org" refused true
 reply 550
 8 permfail name "" addr "nobody@example.org" text "" code 550 reply "User unknown" cause 9
 line 4 ""
@@ -218,6 +222,32 @@ disconnect closed`
 	defer r.mu.Unlock()
 	if got := strings.Join(r.lines, "\n"); got != want {
 		t.Errorf("events:\n%s", got)
+	}
+}
+
+// TestRefusedRecipient checks that the cause of a rejection is the server's if the server itself has
+// rejected the recipient, even if a rule disconnects the client.
+func TestRefusedRecipient(t *testing.T) {
+	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseRcptTo: {{}, {Decision: smtp.Disconnect, Text: "421 4.7.0 Bye"}}}}
+	c := serve(t, r)
+	c.connect()
+	unknown := []string{"{rcpt_mailer}", "error", "{rcpt_host}", "5.1.1", "{rcpt_addr}", "User unknown"}
+	for range 2 {
+		if got := c.command(cmdRcpt, unknown, "<nobody@example.org>", ""); got != "c" {
+			t.Error(got)
+		}
+	}
+	if got := c.command(cmdRcpt, []string{"{rcpt_mailer}", "local"}, "<joe@example.org>", ""); got != "y421 4.7.0 Bye" {
+		t.Error(got)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := strings.Join(r.lines, "\n")
+	if n := strings.Count(all, fmt.Sprintf("code 550 reply \"User unknown\" cause %d", smtp.CauseUser)); n != 2 {
+		t.Errorf("%d of 2 recipients are unknown:\n%s", n, all)
+	}
+	if strings.Count(all, "refused true") != 2 {
+		t.Errorf("requests:\n%s", all)
 	}
 }
 
