@@ -79,7 +79,7 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	switch s.detect.Rcpt {
 	case detect.RcptAccepted:
 		domain, _ := detect.Domain(ev.Addr)
-		if len(ev.Addr) == 0 { // some logs show only that a recipient was accepted, but not the address
+		if len(ev.Addr) == 0 || !mailbox.Plain(ev.Addr) { // some logs show only that a recipient was accepted, but not the address
 			return
 		}
 		if s.decide.Passed() || s.track.Internal && p.memory.Domains.Known() && !p.memory.Domains.Local(domain) {

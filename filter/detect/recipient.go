@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"slices"
 
+	"scanwatch/internal/mailbox"
 	"scanwatch/internal/smtp"
 	"scanwatch/rules"
 )
@@ -71,7 +72,7 @@ func (st *State) classify(c *Case) RcptClass {
 	case ev.Cause == smtp.CauseFilter:
 		return RcptNone
 	case ev.Result == smtp.ResultOK:
-		st.Accepted.add(c.mailbox())
+		st.Accepted.add(c.existing())
 		if routed && !c.Authed {
 			return RcptRouted
 		}
@@ -144,6 +145,15 @@ func (st *State) missing(c *Case) {
 	sender := c.Memory.Recipients.Mailbox(c.Transaction.Sender)
 	st.senders = st.senders || st.sender != 0 && st.sender != sender
 	st.sender = sender
+}
+
+// existing returns the number of an accepted mailbox. All addresses that are not plain have the same
+// number, because one mailbox has any number of them, and many accepted mailboxes hide a harvest.
+func (c *Case) existing() uint64 {
+	if !mailbox.Plain(c.Event.Addr) {
+		return 0
+	}
+	return c.mailbox()
 }
 
 func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Addr) }

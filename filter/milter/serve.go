@@ -480,7 +480,7 @@ func (c *conversation) mail(data []byte, at int64) smtp.Answer {
 
 func (c *conversation) rcpt(data []byte, at int64) smtp.Answer {
 	s := c.session
-	addr := mailbox(data)
+	addr := s.requested(data, at)
 	if !s.repeated {
 		c.server.Sink.Event(s.line(smtp.VerbRcpt, at))
 	}
