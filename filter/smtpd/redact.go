@@ -96,7 +96,7 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	if dst = append(dst, clip(line[:keep], maxExample)...); keep < len(line) && secret {
 		dst = append(dst, smtp.Masked...)
 	}
-	if v == smtp.VerbMail {
+	if v == smtp.VerbMail || v == smtp.VerbRcpt {
 		dst = maskAuth(dst)
 	}
 	return dst, v, secret
