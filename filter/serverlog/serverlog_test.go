@@ -1094,3 +1094,25 @@ func TestUnescaped(t *testing.T) {
 		}
 	}
 }
+
+// TestParts checks that the two parts of a session that was open when scanwatch restarted have
+// different ids, even if they begin in the same second, and that each id is the same whenever the
+// part is read.
+func TestParts(t *testing.T) {
+	lines := []string{"Dec  1 10:14:02 mx postfix/smtpd[77]: connect from unknown[203.0.113.48]\n"}
+	for i := range 6 {
+		lines = append(lines, fmt.Sprintf("Dec  1 10:14:02 mx postfix/smtpd[77]: NOQUEUE: reject: RCPT from unknown[203.0.113.48]: 550 5.1.1 <g%[1]d@example.org>: Recipient address rejected: User unknown in virtual mailbox table; from=<a@example.net> to=<g%[1]d@example.org> proto=ESMTP helo=<x.example>\n", i))
+	}
+	ids := make(map[uint64]int)
+	for range 2 {
+		for _, part := range [][]string{lines[:4], lines[4:]} {
+			_, rec := read(ByName("postfix"), []byte(strings.Join(part, "")))
+			for id := range rec.ids {
+				ids[id]++
+			}
+		}
+	}
+	if len(ids) != 2 {
+		t.Errorf("ids %v, want 2 ids that occur twice", ids)
+	}
+}

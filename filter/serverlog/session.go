@@ -30,6 +30,7 @@ type session struct {
 	key         string
 	name        string // key of the session when it started
 	serial      uint64 // number of the session in the table; 0 after it has been reported
+	first       uint64 // hash of the first line
 	id          uint64 // set when the session is reported
 	start, last int64  // microseconds since 1970
 	src, dst    netip.AddrPort
