@@ -98,13 +98,12 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, rules.RelayProbe, ev.Time)
 		}
-	case detect.RcptUnknown, detect.RcptUndecided:
-		evidence := rules.UnknownRecipient
-		if s.track.Transaction.Null() {
-			evidence = rules.Backscatter
+		if s.detect.Missed {
+			p.memory.Counters.Add(&p.client, missing(s), ev.Time)
 		}
+	case detect.RcptUnknown, detect.RcptUndecided:
 		if !s.detect.Repeated {
-			p.memory.Counters.Add(&p.client, evidence, ev.Time)
+			p.memory.Counters.Add(&p.client, missing(s), ev.Time)
 			if s.decide.Held && s.detect.Deny() {
 				p.memory.Counters.Add(&p.client, rules.RecipientFlood, ev.Time)
 			}
@@ -116,6 +115,14 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
+}
+
+// missing returns the evidence for a missing recipient.
+func missing(s *session) rules.Evidence {
+	if s.track.Transaction.Null() {
+		return rules.Backscatter
+	}
+	return rules.UnknownRecipient
 }
 
 // learnAccount records what an authenticated session does with its account. learnAccount also

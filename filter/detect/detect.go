@@ -45,6 +45,7 @@ type State struct {
 
 	Rcpt     RcptClass // class of the latest EventRcpt
 	Repeated bool      // the latest missing or foreign recipient was requested before
+	Missed   bool      // the latest recipient has the class RcptRoute, and is also a new missing recipient
 	Accepted mailboxes // accepted recipients
 	Unknown  mailboxes // missing recipients of mail with a sender address
 	Bounced  mailboxes // missing recipients of bounces

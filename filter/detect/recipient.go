@@ -57,6 +57,7 @@ func (st *State) observe(c *Case) {
 			st.Unsupported++
 		}
 	case smtp.EventRcpt:
+		st.Missed = false
 		if st.Rcpt = RcptNone; !c.Local && !c.Friend && c.Src.IsValid() {
 			st.Rcpt = st.classify(c)
 		}
@@ -91,6 +92,10 @@ func (st *State) classify(c *Case) RcptClass {
 		st.missing(c)
 		return RcptUnknown
 	case routed:
+		if ev.Cause == smtp.CauseUser { // the server looked for a local mailbox, so this may be a harvest
+			st.missing(c)
+			st.Missed = !st.Repeated
+		}
 		st.relay(c)
 		return RcptRoute
 	case ev.Cause == smtp.CauseUser: // the server knows its domains better than this filter does
@@ -252,7 +257,9 @@ const (
 
 // harvest reports a directory harvest. For known clients, the thresholds are doubled, because these
 // clients may have outdated mailing lists. A recipient that was rejected by a rule may exist, so
-// these rejections prove nothing with more than low confidence.
+// these rejections prove nothing with more than low confidence. If the server itself has rejected the
+// recipient before the rule, this applies only to sessions in which a mailbox exists, as in an
+// outdated mailing list; the rule itself bans clients that have several such sessions.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -263,6 +270,10 @@ func harvest(c *Case) {
 		factor = 2
 	}
 	missing, all := st.Unknown.N, st.Unknown.N+st.Held.N
+	certain := missing // without the recipients that a rule has rejected as well, unless no mailbox exists
+	if st.Accepted.N > 0 {
+		certain -= min(missing, st.Denied)
+	}
 	share := func(n uint32) bool { return n >= harvestMixed*factor && 4*n >= 3*(n+st.Accepted.N) }
 	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Confidence: High}
 	switch {
@@ -272,7 +283,7 @@ func harvest(c *Case) {
 		f.Match, f.Confidence = "undecided", Medium
 	case missing >= harvestAll*factor && st.Accepted.N == 0 && !st.senders:
 		f.Match = "all"
-	case share(missing):
+	case share(certain):
 		f.Match = "share"
 	case missing >= harvestAll && share(all):
 		f.Match, f.Confidence = "share", Low

@@ -30,6 +30,16 @@ func TestRulesAfterServer(t *testing.T) {
 			s.Banned(c)
 			rejections(s, c, "harvest")
 		}},
+		{Name: "one mailbox exists", Play: func(s *Server) {
+			s.Learn()
+			s.Bursts(6, 4, minute, manner{}, func(i int) simulate.Host { return bare(at("203.0.113.%d", 31+i), "mail.x.example") })
+			var c *simulate.Client
+			for i := range 6 {
+				c = s.Deliver(harvester, "a@x.example", append([]string{"alice"}, invented(14 * (i + 1))[14*i:]...)...)
+				s.Wait(minute)
+			}
+			s.Banned(c)
+		}},
 		{Name: "flood", Presets: []string{"own"}, Lines: "mode enforce\n" +
 			"rule flood phase rcpt-to match evidence recipient-flood disconnect \"421 4.7.0 Bye\" ban 1d\n" +
 			"rule few phase rcpt-to match count unknown-recipient > 3 in 1h by src reject \"450 4.7.1 Later\"\n", Play: func(s *Server) {
