@@ -177,7 +177,7 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 		}
 	}
 	a, outcomes := p.decider.Ask(p.subject(s), ev)
-	if s.decide.Held && s.detect.Hold(p.memory.Recipients.Mailbox(ev.Addr), p.memory.Recipients.Held(&p.client, ev.Addr, ev.Time)) {
+	if s.decide.Held && !ev.Refused && s.detect.Hold(p.memory.Recipients.Mailbox(ev.Addr), p.memory.Recipients.Held(&p.client, ev.Addr, ev.Time)) {
 		p.memory.Counters.Add(&p.client, rules.RecipientFlood, ev.Time)
 	}
 	p.write(s, outcomes)

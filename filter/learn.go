@@ -79,7 +79,7 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 	switch s.detect.Rcpt {
 	case detect.RcptAccepted:
 		domain, _ := detect.Domain(ev.Addr)
-		if len(ev.Addr) == 0 { // some logs show only that a recipient was accepted, but not the address
+		if len(ev.Addr) == 0 || !mailbox.Plain(ev.Addr) { // some logs show only that a recipient was accepted, but not the address
 			return
 		}
 		if s.decide.Passed() || s.track.Internal && p.memory.Domains.Known() && !p.memory.Domains.Local(domain) {
@@ -98,13 +98,15 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		if !s.detect.Repeated {
 			p.memory.Counters.Add(&p.client, rules.RelayProbe, ev.Time)
 		}
-	case detect.RcptUnknown, detect.RcptUndecided:
-		evidence := rules.UnknownRecipient
-		if s.track.Transaction.Null() {
-			evidence = rules.Backscatter
+		if s.detect.Missed {
+			p.memory.Counters.Add(&p.client, missing(s), ev.Time)
 		}
+	case detect.RcptUnknown, detect.RcptUndecided:
 		if !s.detect.Repeated {
-			p.memory.Counters.Add(&p.client, evidence, ev.Time)
+			p.memory.Counters.Add(&p.client, missing(s), ev.Time)
+			if s.decide.Held && s.detect.Deny() {
+				p.memory.Counters.Add(&p.client, rules.RecipientFlood, ev.Time)
+			}
 		}
 		// A missing recipient may come from an old mailing list, or from backscatter, which is sent
 		// to forged senders. Such a recipient must not be recorded as probed. Old mailing lists are
@@ -113,6 +115,14 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
+}
+
+// missing returns the evidence for a missing recipient.
+func missing(s *session) rules.Evidence {
+	if s.track.Transaction.Null() {
+		return rules.Backscatter
+	}
+	return rules.UnknownRecipient
 }
 
 // learnAccount records what an authenticated session does with its account. learnAccount also

@@ -145,10 +145,10 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	d.out = d.out[:0]
 	phase := ev.Phase
 	st := s.State
+	st.Held = false
 	if d.exempts(st, phase) {
 		return smtp.Answer{}, nil
 	}
-	st.Held = false
 	st.under(d.Policy)
 	f := d.request(s, ev)
 	v := d.eval(s, f)
@@ -170,13 +170,13 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	if phase == smtp.PhaseCommit && act.Decision == smtp.Junk {
 		act = rules.Outcome{} // the message is already marked as junk, and smtpd exits if a filter answers junk at commit
 	}
-	if v.Would.Rule != nil {
+	if v.Would.Rule != nil && !moot(ev, &v.Would) {
 		d.verdict(s, ev.Time, phase, &v.Would, false, &v)
 	}
 	a := smtp.Answer{Hold: v.Act.Delay}
-	if act.Rule != nil {
+	st.Held = act.Rule != nil && phase == smtp.PhaseRcptTo && act.Decision >= smtp.Reject && act.Rule.Counts()
+	if act.Rule != nil && !moot(ev, &act) {
 		d.verdict(s, ev.Time, phase, &act, true, &v)
-		st.Held = phase == smtp.PhaseRcptTo && act.Decision >= smtp.Reject && act.Rule.Counts()
 		a.Decision, a.Text = act.Decision, st.compose(act.Text, s.ID)
 		st.Junked = st.Junked || act.Decision == smtp.Junk
 		st.Refused = st.Refused || act.Decision >= smtp.Reject
@@ -185,6 +185,12 @@ func (d *Decider) Ask(s Subject, ev *smtp.Event) (smtp.Answer, []smtp.Outcome) {
 	d.bans(s, ev.Time, &v)
 	d.trace(s, f, a)
 	return a, d.out
+}
+
+// moot reports whether a rejection has no effect, because the server itself has rejected the
+// recipient. If a rule disconnects the client, the client is disconnected at its next command.
+func moot(ev *smtp.Event, o *rules.Outcome) bool {
+	return ev.Refused && o.Decision == smtp.Reject
 }
 
 // exempts reports whether no rule applies in a phase. No rule applies if there is no policy, or if
@@ -367,7 +373,7 @@ func (d *Decider) fill(s Subject, phase smtp.Phase, at int64) *rules.Facts {
 	}{
 		{rules.UnknownRecipient, s.Case.Unknown.N},
 		{rules.Backscatter, s.Case.Bounced.N},
-		{rules.RecipientFlood, s.Case.Held.N},
+		{rules.RecipientFlood, s.Case.Held.N + s.Case.Denied},
 		{rules.RelayProbe, s.Case.Relay},
 		{rules.UnknownCommand, s.Counts.Unknown},
 		{rules.AuthFailure, s.Counts.AuthFail},

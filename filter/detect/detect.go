@@ -45,12 +45,14 @@ type State struct {
 
 	Rcpt     RcptClass // class of the latest EventRcpt
 	Repeated bool      // the latest missing or foreign recipient was requested before
+	Missed   bool      // the latest recipient has the class RcptRoute, and is also a new missing recipient
 	Accepted mailboxes // accepted recipients
 	Unknown  mailboxes // missing recipients of mail with a sender address
 	Bounced  mailboxes // missing recipients of bounces
 	Names    mailboxes // names in rejected VRFY and EXPN commands
 	Held     mailboxes // recipients that a rule rejected for the first time because too many do not exist
 	Deferred mailboxes // recipients in Held, and retries of recipients that a rule has rejected
+	Denied   uint32    // recipients in Unknown and Bounced that a rule has rejected as well
 
 	tx        mailboxes // missing recipients of this transaction
 	sender    uint64    // hash of the sender of the latest missing recipient
@@ -84,8 +86,18 @@ func (st *State) Hold(mailbox uint64, again bool) (flood bool) {
 		return false
 	}
 	st.Held.add(mailbox)
-	return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N
+	return st.flood()
 }
+
+// Deny counts a missing recipient that the server itself rejected before a rule did. The server's
+// reply shows that the recipient is missing, so the recipient does not count in Held. flood is as for
+// Hold.
+func (st *State) Deny() (flood bool) {
+	st.Denied++
+	return st.flood()
+}
+
+func (st *State) flood() bool { return st.Held.N+st.Unknown.N+st.Bounced.N > st.Accepted.N }
 
 // Token returns the evidence's name.
 func (f *Finding) Token() string { return tokens[f.Evidence.Index()] }

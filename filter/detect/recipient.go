@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"slices"
 
+	"scanwatch/internal/mailbox"
 	"scanwatch/internal/smtp"
 	"scanwatch/rules"
 )
@@ -56,6 +57,7 @@ func (st *State) observe(c *Case) {
 			st.Unsupported++
 		}
 	case smtp.EventRcpt:
+		st.Missed = false
 		if st.Rcpt = RcptNone; !c.Local && !c.Friend && c.Src.IsValid() {
 			st.Rcpt = st.classify(c)
 		}
@@ -71,7 +73,7 @@ func (st *State) classify(c *Case) RcptClass {
 	case ev.Cause == smtp.CauseFilter:
 		return RcptNone
 	case ev.Result == smtp.ResultOK:
-		st.Accepted.add(c.mailbox())
+		st.Accepted.add(c.existing())
 		if routed && !c.Authed {
 			return RcptRouted
 		}
@@ -90,6 +92,10 @@ func (st *State) classify(c *Case) RcptClass {
 		st.missing(c)
 		return RcptUnknown
 	case routed:
+		if ev.Cause == smtp.CauseUser { // the server looked for a local mailbox, so this may be a harvest
+			st.missing(c)
+			st.Missed = !st.Repeated
+		}
 		st.relay(c)
 		return RcptRoute
 	case ev.Cause == smtp.CauseUser: // the server knows its domains better than this filter does
@@ -144,6 +150,15 @@ func (st *State) missing(c *Case) {
 	sender := c.Memory.Recipients.Mailbox(c.Transaction.Sender)
 	st.senders = st.senders || st.sender != 0 && st.sender != sender
 	st.sender = sender
+}
+
+// existing returns the number of an accepted mailbox. All addresses that are not plain have the same
+// number, because one mailbox has any number of them, and many accepted mailboxes hide a harvest.
+func (c *Case) existing() uint64 {
+	if !mailbox.Plain(c.Event.Addr) {
+		return 0
+	}
+	return c.mailbox()
 }
 
 func (c *Case) mailbox() uint64 { return c.Memory.Recipients.Mailbox(c.Event.Addr) }
@@ -242,7 +257,9 @@ const (
 
 // harvest reports a directory harvest. For known clients, the thresholds are doubled, because these
 // clients may have outdated mailing lists. A recipient that was rejected by a rule may exist, so
-// these rejections prove nothing with more than low confidence.
+// these rejections prove nothing with more than low confidence. If the server itself has rejected the
+// recipient before the rule, this applies only to sessions in which a mailbox exists, as in an
+// outdated mailing list; the rule itself bans clients that have several such sessions.
 func harvest(c *Case) {
 	st := c.State
 	if c.Event.Kind == smtp.EventRequest && c.Event.Phase != smtp.PhaseRcptTo || st.Evidence.Has(rules.Harvest) {
@@ -253,6 +270,10 @@ func harvest(c *Case) {
 		factor = 2
 	}
 	missing, all := st.Unknown.N, st.Unknown.N+st.Held.N
+	certain := missing // without the recipients that a rule has rejected as well, unless no mailbox exists
+	if st.Accepted.N > 0 {
+		certain -= min(missing, st.Denied)
+	}
 	share := func(n uint32) bool { return n >= harvestMixed*factor && 4*n >= 3*(n+st.Accepted.N) }
 	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Confidence: High}
 	switch {
@@ -262,7 +283,7 @@ func harvest(c *Case) {
 		f.Match, f.Confidence = "undecided", Medium
 	case missing >= harvestAll*factor && st.Accepted.N == 0 && !st.senders:
 		f.Match = "all"
-	case share(missing):
+	case share(certain):
 		f.Match = "share"
 	case missing >= harvestAll && share(all):
 		f.Match, f.Confidence = "share", Low
@@ -281,7 +302,7 @@ const floodOfRecipients = 10
 
 // recipientFlood reports a client that continues after floodOfRecipients rejections.
 func recipientFlood(c *Case) {
-	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N >= floodOfRecipients {
+	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N+c.State.Denied >= floodOfRecipients {
 		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Confidence: Medium})
 	}
 }

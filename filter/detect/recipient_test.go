@@ -131,6 +131,31 @@ func TestClasses(t *testing.T) {
 	}
 }
 
+// TestRoutedHarvest checks that unknown mailboxes with a percent or bang path count as missing as well,
+// and that accepted addresses that are not plain count as one mailbox.
+func TestRoutedHarvest(t *testing.T) {
+	for _, form := range []string{"g%d%%example.org@example.org", "example.org!g%d", "@x.example:g%d@example.org", "(+@)<g%d@example.org>"} {
+		b := newBench(nil)
+		b.mail("joe@example.net")
+		for i := range 5 {
+			for range 2 {
+				b.run(smtp.Event{Kind: smtp.EventRcpt, Addr: fmt.Appendf(nil, form, i), Result: smtp.ResultPermfail, Code: 550, Cause: smtp.CauseUser})
+			}
+		}
+		if b.state.Unknown.N != 5 || b.state.Relay != 5 || !slices.Contains(b.found, "harvest all high") {
+			t.Errorf("%s: %d missing, %d foreign, found %q", form, b.state.Unknown.N, b.state.Relay, b.found)
+		}
+	}
+	b := newBench(nil)
+	b.mail("joe@example.net")
+	for i := range 8 {
+		b.run(smtp.Event{Kind: smtp.EventRcpt, Addr: fmt.Appendf(nil, "(%d)alice@example.org", i), Result: smtp.ResultOK})
+	}
+	if n := b.state.Accepted.N; n != 1 {
+		t.Errorf("%d accepted mailboxes", n)
+	}
+}
+
 // TestHarvest checks how many missing recipients are a harvest.
 func TestHarvest(t *testing.T) {
 	for _, tt := range []struct {

@@ -1,6 +1,7 @@
 package milter
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -50,7 +51,11 @@ func (r *recorder) Event(e *smtp.Event) {
 }
 
 func (r *recorder) Ask(e *smtp.Event) (a smtp.Answer) {
-	r.add("ask %v name %q addr %q", e.Phase, e.Name, e.Addr)
+	refused := ""
+	if e.Refused {
+		refused = " refused true"
+	}
+	r.add("ask %v name %q addr %q%s", e.Phase, e.Name, e.Addr, refused)
 	if list := r.answers[e.Phase]; len(list) > 0 {
 		a, r.answers[e.Phase] = list[0], list[1:]
 	}
@@ -184,7 +189,7 @@ ask mail-from name "" addr "a@example.net"
 reply 250
 7 ok name "" addr "a@example.net" text "" code 0 reply "" cause 0
 line 4 ""
-ask rcpt-to name "" addr "nobody@example.org"
+ask rcpt-to name "" addr "nobody@example.org" refused true
 reply 550
 8 permfail name "" addr "nobody@example.org" text "" code 550 reply "User unknown" cause 9
 line 4 ""
@@ -218,6 +223,32 @@ disconnect closed`
 	defer r.mu.Unlock()
 	if got := strings.Join(r.lines, "\n"); got != want {
 		t.Errorf("events:\n%s", got)
+	}
+}
+
+// TestRefusedRecipient checks that the cause of a rejection is the server's if the server itself has
+// rejected the recipient, even if a rule disconnects the client.
+func TestRefusedRecipient(t *testing.T) {
+	r := &recorder{answers: map[smtp.Phase][]smtp.Answer{smtp.PhaseRcptTo: {{}, {Decision: smtp.Disconnect, Text: "421 4.7.0 Bye"}}}}
+	c := serve(t, r)
+	c.connect()
+	unknown := []string{"{rcpt_mailer}", "error", "{rcpt_host}", "5.1.1", "{rcpt_addr}", "User unknown"}
+	for range 2 {
+		if got := c.command(cmdRcpt, unknown, "<nobody@example.org>", ""); got != "c" {
+			t.Error(got)
+		}
+	}
+	if got := c.command(cmdRcpt, []string{"{rcpt_mailer}", "local"}, "<joe@example.org>", ""); got != "y421 4.7.0 Bye" {
+		t.Error(got)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := strings.Join(r.lines, "\n")
+	if n := strings.Count(all, fmt.Sprintf("code 550 reply \"User unknown\" cause %d", smtp.CauseUser)); n != 2 {
+		t.Errorf("%d of 2 recipients are unknown:\n%s", n, all)
+	}
+	if strings.Count(all, "refused true") != 2 {
+		t.Errorf("requests:\n%s", all)
 	}
 }
 
@@ -329,11 +360,11 @@ func TestErrorTransport(t *testing.T) {
 // unknown commands are masked.
 func TestTexts(t *testing.T) {
 	for arg, want := range map[string]string{
-		"<a@example.net>": "a@example.net", "<>": "", `<"a>b"@example.net>`: `"a>b"@example.net`, "a@example.net": "a@example.net",
-		"<a@example.net\x00SIZE=1>": "<a@example.net",
-		"<(+)a@example.net>":        "a@example.net", "(+)<a@example.net>": "a@example.net", "<(" + strings.Repeat("+", 300) + ")a@example.net>": "a@example.net",
+		"<a@example.net>": "a@example.net", "<>": "", `<"a>b"@example.net>`: `<"a>b"@example.net>`, "a@example.net": "a@example.net",
+		"<a@example.net\x00SIZE=1>": "a@example.net",
+		"<(+)a@example.net>":        "(+)a@example.net", "(+)<a@example.net>": "(+)<a@example.net>",
 	} {
-		if want = strings.TrimPrefix(want, "<"); string(mailbox([]byte(arg))) != want {
+		if string(mailbox([]byte(arg))) != want {
 			t.Errorf("%q: %q, want %q", arg, mailbox([]byte(arg)), want)
 		}
 	}
@@ -344,6 +375,25 @@ func TestTexts(t *testing.T) {
 	} {
 		if got := string(newSession().unknown([]byte(line), 0).Text); strings.Contains(got, smtp.Masked) != masked || masked && strings.Contains(got, "secret") {
 			t.Errorf("%q: %q", line, got)
+		}
+	}
+}
+
+// TestRequested checks that different recipients stay different, even if their arguments begin alike
+// or contain credentials.
+func TestRequested(t *testing.T) {
+	s := newSession()
+	for _, form := range []string{"<(" + strings.Repeat("+", 300) + ")g%d@example.net>", "<" + strings.Repeat("a", 300) + "g%d@example.net>", "<(x AUTH=y)g%d@example.net>", "<a@example.net> AUTH=<g%d@example.net>"} {
+		seen := make(map[string]bool)
+		for i := range 3 {
+			addr := s.requested(fmt.Appendf(nil, form+"\x00", i), int64(i))
+			if len(addr) > maxPath || bytes.Contains(addr, []byte("AUTH")) {
+				t.Errorf("%s: %q", form, addr)
+			}
+			seen[string(addr)] = true
+		}
+		if want := 3; len(seen) != want && (len(seen) != 1 || !seen["a@example.net"]) {
+			t.Errorf("%s: %d different recipients", form, len(seen))
 		}
 	}
 }

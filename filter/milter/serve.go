@@ -480,22 +480,20 @@ func (c *conversation) mail(data []byte, at int64) smtp.Answer {
 
 func (c *conversation) rcpt(data []byte, at int64) smtp.Answer {
 	s := c.session
-	addr := mailbox(data)
+	addr := s.requested(data, at)
 	if !s.repeated {
 		c.server.Sink.Event(s.line(smtp.VerbRcpt, at))
 	}
 	a, done := c.refused()
 	if !done {
-		a = c.ask(s.request(smtp.PhaseRcptTo, at, nil, addr))
+		r := s.request(smtp.PhaseRcptTo, at, nil, addr)
+		r.Refused = s.refused()
+		a = c.ask(r)
 	}
 	switch {
 	case a.Wait > 0:
 	case s.refused(): // the server sends its own reply to the client
-		e := s.recipient(addr, at)
-		if a.Decision >= smtp.Reject { // as with smtpd, this recipient is not counted as an unknown one
-			e.Cause = smtp.CauseFilter
-		}
-		c.outcome(e, smtp.Answer{})
+		c.outcome(s.recipient(addr, at), smtp.Answer{})
 		return smtp.Answer{Hold: a.Hold}
 	default:
 		c.outcome(s.recipient(addr, at), a)

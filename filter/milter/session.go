@@ -1,6 +1,7 @@
 package milter
 
 import (
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -173,10 +174,21 @@ func (s *session) login(at int64) *smtp.Event {
 	return e
 }
 
-// mailbox returns the address in the first argument of a MAIL or RCPT command.
+// mailbox returns the address in the first argument of MAIL.
 func mailbox(data []byte) []byte {
 	addr, _, _ := cut(data)
 	return smtpd.Address(addr, maxPath)
+}
+
+// requested returns the address in the first argument of RCPT. Different recipients have different
+// addresses.
+func (s *session) requested(data []byte, at int64) []byte {
+	arg, _, _ := cut(data)
+	addr := smtpd.Recipient(arg, maxPath)
+	if addr == nil && len(arg) > 0 {
+		addr = smtpd.Name(fmt.Appendf(nil, "%d %d", s.id, at))
+	}
+	return addr
 }
 
 // sender returns the event for an accepted MAIL. The server may still reject the command later.

@@ -528,7 +528,7 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 	switch {
 	case string(r.command) == "VRFY" && cause == smtp.CauseUser: // the client has asked for a mailbox
 		s.add(step{kind: smtp.EventRcpt, verb: smtp.VerbNames, result: resultOf(r.code), code: r.code, cause: cause, class: rejected, at: l.At},
-			distinct(r.recipient), clip(r.reply, maxExample))
+			distinct(s, l.At, r.recipient), clip(r.reply, maxExample))
 		return true
 	case !known: // VRFY, ETRN and other commands
 		line := append(append(bytes.Clone(r.command), ' '), r.recipient...)

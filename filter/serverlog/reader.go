@@ -58,8 +58,10 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 	v := unknown
 	if !r.table.kind.Syslog {
 		l.Raw = bytes.TrimPrefix(l.Raw, []byte("\ufeff")) // programs on Windows write a byte order mark
+		r.table.line = l.Raw
 		v = r.parser.line(l)
 	} else if stamped {
+		r.table.line = l.Text
 		l.At = r.table.tick(l.At)
 		v = r.parser.line(l)
 	}

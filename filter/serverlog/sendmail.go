@@ -262,7 +262,7 @@ func (m *sendmail) ruleset(l *maillog.Line, _, rest []byte) {
 		s.rcpt(l.At, m.recipient(l, s, arg), code, text, cause, unsent)
 	case "check_mail":
 		s.policy(l.At, smtp.PhaseMailFrom, reply)
-		s.mailFailed(l.At, bare(arg), code, text, smtp.CauseFilter)
+		s.mailFailed(l.At, bare(unescaped(arg)), code, text, smtp.CauseFilter)
 	default:
 		s.policy(l.At, smtp.PhaseConnect, reply)
 	}
@@ -295,7 +295,7 @@ func (m *sendmail) recipient(l *maillog.Line, s *session, arg []byte) []byte {
 	if len(arg) >= shortened {
 		return incomplete(s, l.At)
 	}
-	return arg
+	return unescaped(arg)
 }
 
 // userUnknown handles "ARGUMENT... User unknown". The argument is the text that the client has sent
@@ -313,7 +313,7 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 		return
 	}
 	s := m.client(l, field(rest, "relay="))
-	sender := bare(rest[:i])
+	sender := bare(unescaped(rest[:i]))
 	last := len(s.steps)
 	first := last
 	for j := s.mark; j < len(s.steps); j++ {
@@ -408,11 +408,24 @@ func (m *sendmail) startTLS(l *maillog.Line, _, rest []byte) {
 // milter.
 func (m *sendmail) unknownCommand(l *maillog.Line, _, rest []byte) {
 	if text, ok := bytes.CutSuffix(rest, []byte(`" to Milter`)); ok && len(text) > 0 {
-		m.session(l).command(l.At, smtp.VerbUnknown, smtpd.RedactUnknown(octal(text)), 500, nil, smtp.CauseUnknown)
+		m.session(l).command(l.At, smtp.VerbUnknown, smtpd.RedactUnknown(unescaped(text)), 500, nil, smtp.CauseUnknown)
 	}
 }
 
-// octal decodes the octal escapes in which Sendmail writes control characters.
+// unescaped decodes the escapes in Sendmail's log. Sendmail writes a backslash twice, and a control
+// character as a backslash and three octal digits.
+func unescaped(s []byte) (out []byte) {
+	for {
+		i := bytes.Index(s, []byte(`\\`))
+		if i < 0 {
+			return append(out, octal(s)...)
+		}
+		out = append(append(out, octal(s[:i])...), '\\')
+		s = s[i+2:]
+	}
+}
+
+// octal decodes octal escapes of control characters.
 func octal(s []byte) (out []byte) {
 	for i := 0; i < len(s); i++ {
 		if s[i] == '\\' && i+3 < len(s) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -1049,6 +1050,7 @@ func TestComments(t *testing.T) {
 	for name, form := range map[string]string{
 		"in brackets": "<(+)g%d@example.org>", "before brackets": "(a b)<g%d@example.org>", "a bracket in a comment": "<(>)g%d@example.org>",
 		"long": "<(" + strings.Repeat("+", 300) + ")g%d@example.org>", "words": "<(sender black)g%d@example.org>",
+		"two brackets": "<><g%d@example.org>", "a group": "<a+:g%d@example.org;>", "a route": "<@x+y:g%d@example.org>", "a quote": `<"a+>g%d"@example.org>`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := "203.0.113.48   [0968] 10:14:01 Connected, local IP=192.0.2.25:25\n"
@@ -1057,11 +1059,60 @@ func TestComments(t *testing.T) {
 				log += "203.0.113.48   [0968] 10:14:02 <<< RCPT TO:" + arg + "\n203.0.113.48   [0968] 10:14:02 >>> 550 " + arg + "... User unknown\n"
 			}
 			_, rec := read(ByName("icewarp"), []byte(log))
-			for i := range 3 {
-				if want := fmt.Sprintf("rcpt \"g%d@example.org\" <g%d@example.org> permfail 550 cause=user", i, i); !strings.Contains(rec.b.String(), want) {
-					t.Errorf("no %s in:\n%s", want, rec.b.String())
+			seen := make(map[string]bool)
+			for _, m := range regexp.MustCompile(`rcpt (".*") <.*> permfail 550 cause=user`).FindAllStringSubmatch(rec.b.String(), -1) {
+				if addr, err := strconv.Unquote(m[1]); err == nil {
+					seen[string(mailbox.AppendBase(nil, []byte(addr), '+'))] = true
 				}
 			}
+			if len(seen) != 3 {
+				t.Errorf("%d mailboxes in:\n%s", len(seen), rec.b.String())
+			}
 		})
+	}
+}
+
+// TestUnescaped checks that the escapes in Sendmail's log are decoded, so that a backslash does not
+// change the meaning of an argument.
+func TestUnescaped(t *testing.T) {
+	for line, want := range map[string]string{
+		`<(\\(+)g1@example.org>`: `<(\(+)g1@example.org>`, `a\\\\b`: `a\\b`, `a\\012b`: `a\012b`, `a\011b`: "a\tb", `a\\\011`: "a\\\t", `a\`: `a\`, "plain": "plain",
+	} {
+		if got := string(unescaped([]byte(line))); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+	var log strings.Builder
+	for i := range 3 {
+		fmt.Fprintf(&log, "<21>Nov 29 07:13:33 sendmail[20875]: 6AT7DW5p020875: <(\\\\(+)g%d@example.org>... User unknown\n", i)
+	}
+	log.WriteString("<22>Nov 29 07:13:34 sendmail[20875]: 6AT7DW5p020875: from=<a@example.net>, size=0, class=0, nrcpts=0, bodytype=8BITMIME, proto=ESMTP, daemon=MTA, relay=[203.0.113.48]\n")
+	_, rec := read(ByName("sendmail"), []byte(log.String()))
+	for i := range 3 {
+		if want := fmt.Sprintf(`(\(+)g%d@example.org`, i); !strings.Contains(rec.b.String(), strconv.Quote(want)) {
+			t.Errorf("no %s in:\n%s", want, rec.b.String())
+		}
+	}
+}
+
+// TestParts checks that the two parts of a session that was open when scanwatch restarted have
+// different ids, even if they begin in the same second, and that each id is the same whenever the
+// part is read.
+func TestParts(t *testing.T) {
+	lines := []string{"Dec  1 10:14:02 mx postfix/smtpd[77]: connect from unknown[203.0.113.48]\n"}
+	for i := range 6 {
+		lines = append(lines, fmt.Sprintf("Dec  1 10:14:02 mx postfix/smtpd[77]: NOQUEUE: reject: RCPT from unknown[203.0.113.48]: 550 5.1.1 <g%[1]d@example.org>: Recipient address rejected: User unknown in virtual mailbox table; from=<a@example.net> to=<g%[1]d@example.org> proto=ESMTP helo=<x.example>\n", i))
+	}
+	ids := make(map[uint64]int)
+	for range 2 {
+		for _, part := range [][]string{lines[:4], lines[4:]} {
+			_, rec := read(ByName("postfix"), []byte(strings.Join(part, "")))
+			for id := range rec.ids {
+				ids[id]++
+			}
+		}
+	}
+	if len(ids) != 2 {
+		t.Errorf("ids %v, want 2 ids that occur twice", ids)
 	}
 }

@@ -3,7 +3,6 @@ package serverlog
 import (
 	"bytes"
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"unsafe"
@@ -31,6 +30,7 @@ type session struct {
 	key         string
 	name        string // key of the session when it started
 	serial      uint64 // number of the session in the table; 0 after it has been reported
+	first       uint64 // hash of the first line
 	id          uint64 // set when the session is reported
 	start, last int64  // microseconds since 1970
 	src, dst    netip.AddrPort
@@ -219,30 +219,23 @@ func (s *session) rcpt(at int64, addr []byte, code uint32, reply []byte, cause s
 	if code != 0 {
 		st.result, st.code, st.cause = resultOf(code), code, cause
 	}
-	s.add(st, distinct(addr), clip(reply, maxExample))
+	s.add(st, distinct(s, at, addr), clip(reply, maxExample))
 }
 
 // incomplete returns a name for a recipient whose text in the log is incomplete. Different
 // recipients may have the same text, for example because a long comment precedes the addresses.
 // Therefore, each has its own name. The name is the same whenever the log is read.
 func incomplete(s *session, at int64) []byte {
-	return hashed(fmt.Appendf(nil, "%s %d %d", s.key, at, s.count[smtp.VerbRcpt]))
+	return smtpd.Name(fmt.Appendf(nil, "%s %d %d", s.key, at, s.count[smtp.VerbRcpt]))
 }
 
-// distinct returns the address of a recipient without credentials, or a name if the address is too
-// long to be stored. Different addresses have different names, even if they begin alike.
-func distinct(arg []byte) []byte {
-	addr := smtpd.Address(arg, len(arg))
-	if len(addr) > maxPath {
-		return hashed(addr)
+// distinct returns the address of a recipient without credentials, or a name. Different recipients
+// have different addresses or names.
+func distinct(s *session, at int64, arg []byte) []byte {
+	if addr := smtpd.Recipient(arg, maxPath); addr != nil || len(arg) == 0 {
+		return addr
 	}
-	return addr
-}
-
-func hashed(text []byte) []byte {
-	h := fnv.New32a()
-	_, _ = h.Write(text)
-	return fmt.Appendf(nil, "%08x...", h.Sum32())
+	return incomplete(s, at)
 }
 
 // message adds the end of a message that was accepted.

@@ -37,6 +37,7 @@ type table struct {
 	clock  func() time.Time
 
 	serial uint64            // serial number of the latest session
+	line   []byte            // line that is being read
 	seen   map[uint64]uint64 // recent session ids; the value is the next id to try if the id is in use
 
 	held     int // size of all sessions in the table, in bytes
@@ -94,6 +95,9 @@ func (t *table) open(key []byte, at int64, server []byte, src netip.AddrPort) *s
 	}
 	s := t.unused()
 	s.key, s.start, s.last, s.src = string(key), at, at, src
+	h := fnv.New64a()
+	_, _ = h.Write(t.line)
+	s.first = h.Sum64()
 	if string(server) != s.server {
 		s.server = string(server)
 	}
@@ -116,10 +120,12 @@ func (t *table) unused() *session {
 	return s
 }
 
-// newID returns the id of a session. The id is the same whenever the log is read.
+// newID returns the id of a session. The id is the same whenever the log is read. The first line
+// distinguishes the two parts of a session that was open when scanwatch restarted, because both may
+// begin in the same second.
 func (t *table) newID(s *session) uint64 {
 	h := fnv.New64a()
-	for _, part := range [...]string{t.kind.Name, s.server, s.name, strconv.FormatInt(s.start, 10), s.src.String()} {
+	for _, part := range [...]string{t.kind.Name, s.server, s.name, strconv.FormatInt(s.start, 10), s.src.String(), strconv.FormatUint(s.first, 16)} {
 		_, _ = h.Write([]byte(part))
 		_, _ = h.Write([]byte{0})
 	}

@@ -210,7 +210,11 @@ func argument(line []byte, verb smtp.Verb) []byte {
 		case bytes.IndexByte(addr, '(') >= 0: // a comment; see mailbox.Address
 			return addr
 		case len(addr) > 0 && addr[0] == '<':
-			return addr[1 : 1+outside(addr[1:], '>')]
+			end := 1 + outside(addr[1:], '>')
+			if end+1 < len(addr) && addr[end+1] != ' ' { // further text, which may be another address
+				return addr
+			}
+			return addr[1:end]
 		}
 		addr, _, _ = bytes.Cut(addr, []byte(" "))
 		return addr

@@ -2,7 +2,9 @@ package smtpd
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"slices"
 
 	"scanwatch/internal/mailbox"
@@ -94,7 +96,7 @@ func redact(dst, line []byte, st lineState) (shown []byte, v smtp.Verb, secret b
 	if dst = append(dst, clip(line[:keep], maxExample)...); keep < len(line) && secret {
 		dst = append(dst, smtp.Masked...)
 	}
-	if v == smtp.VerbMail {
+	if v == smtp.VerbMail || v == smtp.VerbRcpt {
 		dst = maskAuth(dst)
 	}
 	return dst, v, secret
@@ -153,10 +155,31 @@ func Argument(name []byte, most int) []byte {
 	return clip(name, most)
 }
 
-// Address is like [Argument] for the argument of a MAIL or RCPT command. Address removes the parts of
-// the argument that mail servers ignore.
+// Address is like [Argument] for the argument of a MAIL or RCPT command. Address also removes the
+// angle brackets and the parameters.
 func Address(arg []byte, most int) []byte {
 	return clip(mailbox.Address(Argument(arg, len(arg))), most)
+}
+
+// Recipient is like [Address], but different recipients stay different, even if they begin alike. An
+// address longer than most is replaced with a name. If credentials were removed from an address that
+// is not plain, the rest may be the same for different recipients, and Recipient returns nil.
+func Recipient(arg []byte, most int) []byte {
+	rest := Argument(arg, len(arg))
+	addr := mailbox.Address(rest)
+	switch {
+	case len(rest) < len(arg) && !mailbox.Plain(addr):
+		return nil
+	case len(addr) > most:
+		return Name(addr)
+	}
+	return addr
+}
+
+// Name returns a name for text that is incomplete or too long.
+func Name(text []byte) []byte {
+	h := sha256.Sum256(text)
+	return fmt.Appendf(nil, "%x...", h[:8])
 }
 
 // Greeting is like [Argument], but also removes an AUTH command in the same line as the greeting.

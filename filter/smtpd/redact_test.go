@@ -52,6 +52,7 @@ func TestRedact(t *testing.T) {
 		{"AUTH after a greeting", "EHLO x AUTH PLAIN AHVzZXIAcGFzcw==", false, false, "EHLO x ********", smtp.VerbEhlo, false},
 		{"AUTH after a command", "NOOP AUTH PLAIN AHVzZXIAcGFzcw==", false, false, "NOOP ********", smtp.VerbNoop, false},
 		{"AUTH of MAIL", "MAIL FROM:<a@example.org> auth=AHVzZXIAcGFzcw== SIZE=1", false, false, "MAIL FROM:<a@example.org> auth=********", smtp.VerbMail, false},
+		{"AUTH of RCPT", "RCPT TO:<a@example.org> AUTH=AHVzZXIAcGFzcw==", false, false, "RCPT TO:<a@example.org> AUTH=********", smtp.VerbRcpt, false},
 		{"empty AUTH of MAIL", "MAIL FROM:<a@example.org> AUTH=<>", false, false, "MAIL FROM:<a@example.org> AUTH=<>", smtp.VerbMail, false},
 		{"json", `{"username":"someone-with-a-name","password":"hunter2"}`, false, false, "********", smtp.VerbUnknown, false},
 		{"json with spaces", `  "api_key" : "hunter2"`, false, false, "********", smtp.VerbUnknown, false},

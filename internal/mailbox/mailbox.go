@@ -40,13 +40,11 @@ func IsRole[T string | []byte](local T) bool {
 }
 
 // AppendBase appends the mailbox of addr in lower case, without the detail (RFC 5233).
-// Almost all mail servers ignore the case of local parts.
+// Almost all mail servers ignore the case of local parts. An address that is not plain has no
+// detail.
 func AppendBase(dst, addr []byte, delimiter byte) []byte {
-	local, domain := addr, []byte(nil)
-	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
-		local, domain = addr[:i], addr[i:]
-	}
-	if i := bytes.IndexByte(local, delimiter); i > 0 {
+	local, domain := split(addr)
+	if i := bytes.IndexByte(local, delimiter); i > 0 && Plain(addr) {
 		local = local[:i]
 	}
 	for _, part := range [...][]byte{local, domain} {
@@ -60,57 +58,70 @@ func AppendBase(dst, addr []byte, delimiter byte) []byte {
 	return dst
 }
 
-// Address returns the address in the argument of a MAIL or RCPT command, without comments, spaces,
-// a source route (RFC 5321 section 4.1.1.3), a group name, and text outside of angle brackets.
-// Mail servers ignore these parts, so a client could use them to make different mailboxes look
-// equal, or equal ones different. If no address remains, Address returns the argument.
+// split returns the local part and the domain of an address. The domain begins with @.
+func split(addr []byte) (local, domain []byte) {
+	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
+		return addr[:i], addr[i:]
+	}
+	return addr, nil
+}
+
+// Plain reports whether all mail servers agree on the mailbox of addr. They disagree on comments,
+// groups, routes, quotes and several addresses, so a client can use these to make different
+// mailboxes look equal, or equal ones different. A hash is plain.
+func Plain(addr []byte) bool {
+	if Hashed(addr) {
+		return true
+	}
+	local, domain := split(addr)
+	if literal, ok := bytes.CutPrefix(domain, []byte("@[")); ok {
+		domain, ok = bytes.CutSuffix(literal, []byte("]"))
+		if !ok || bytes.ContainsFunc(domain, func(r rune) bool {
+			return r != ':' && r != '.' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+		}) {
+			return false
+		}
+		domain = nil
+	}
+	return !special(local) && !special(bytes.TrimPrefix(domain, []byte("@")))
+}
+
+func special(part []byte) bool {
+	return bytes.ContainsAny(part, "()<>[]:;,\"\\@%!") || bytes.ContainsFunc(part, func(r rune) bool { return r <= ' ' || r == 0x7f })
+}
+
+// Address returns the address in the argument of a MAIL or RCPT command, without angle brackets and
+// parameters. If the address is not plain, mail servers disagree about its parts. Address then
+// removes nothing but angle brackets around the whole argument, so that different arguments stay
+// different.
 func Address(arg []byte) []byte {
-	addr, inside := bytes.TrimSpace(arg), false // inside reports whether addr[i] is in angle brackets
-	if inner, ok := bytes.CutPrefix(addr, []byte("<")); ok {
-		if inner, ok = bytes.CutSuffix(inner, []byte(">")); ok && !bytes.ContainsAny(inner, "<>\"") {
-			addr, inside = inner, true
+	arg = bytes.TrimSpace(arg)
+	addr, rest := arg, []byte(nil)
+	inner, ok := bytes.CutPrefix(arg, []byte("<"))
+	if ok {
+		if addr, rest, ok = bytes.Cut(inner, []byte(">")); bytes.IndexByte(addr, '<') >= 0 {
+			return arg
 		}
+		addr = bytes.TrimSpace(addr)
+	} else if i := bytes.IndexByte(arg, ' '); i >= 0 {
+		addr, rest = arg[:i], arg[i:]
 	}
-	if !bytes.ContainsAny(addr, "()<>:; \t\r\n") {
+	if Plain(addr) && parameters(rest) || ok && len(rest) == 0 {
 		return addr
 	}
-	var (
-		out             = make([]byte, 0, len(addr))
-		comments        int
-		quoted, literal bool
-	)
-	for i := 0; i < len(addr); i++ {
-		c := addr[i]
-		if c == '\\' && i+1 < len(addr) {
-			if i++; comments == 0 {
-				out = append(out, c, addr[i])
-			}
-			continue
-		}
-		switch {
-		case c == '(' && !quoted:
-			comments++
-		case comments > 0:
-			if c == ')' {
-				comments--
-			}
-		case quoted || c == '"':
-			out, quoted = append(out, c), quoted != (c == '"')
-		case c == '<':
-			out, inside = out[:0], true
-		case c == '>' && inside:
-			i = len(addr)
-		case c == ':' && !literal && (len(out) > 0 && out[0] == '@' || !inside && addr[len(addr)-1] == ';'):
-			out = out[:0]
-		case c == ' ' && !inside && bytes.IndexByte(out, '@') > 0: // parameters follow
-			i = len(addr)
-		case c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == ';' && !inside:
-		default:
-			out, literal = append(out, c), c == '[' || literal && c != ']'
+	return arg
+}
+
+// parameters reports whether rest contains only parameters of MAIL or RCPT (RFC 5321 section
+// 4.1.2). Some servers search all of the argument for an address.
+func parameters(rest []byte) bool {
+	if len(rest) > 0 && rest[0] != ' ' || bytes.ContainsAny(rest, "()<>\"") {
+		return false
+	}
+	for word := range bytes.FieldsSeq(rest) {
+		if bytes.IndexByte(word, '=') <= 0 && !bytes.EqualFold(word, []byte("SMTPUTF8")) && !bytes.EqualFold(word, []byte("REQUIRETLS")) {
+			return false
 		}
 	}
-	if len(out) == 0 && !inside {
-		return addr
-	}
-	return out
+	return true
 }

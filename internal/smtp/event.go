@@ -50,7 +50,7 @@ const (
 	// EventDisconnect closes a session: Ending.
 	EventDisconnect
 	// EventRequest is a request for an Answer: Phase, Waited. PhaseHelo also sets Name, and
-	// PhaseMailFrom and PhaseRcptTo also set Addr.
+	// PhaseMailFrom and PhaseRcptTo also set Addr. PhaseRcptTo also sets Refused.
 	EventRequest
 	// EventListed is a DNS list's answer about the client: Name (the list), Text (the codes,
 	// separated by commas), Word (the zone), Result (fail: listed in a block list; pass: listed in
@@ -121,12 +121,13 @@ type Event struct {
 	RDNSCut  bool           // the server has truncated RDNS
 	FCrDNS   FCrDNS
 
-	Phase  Phase
-	Waited bool // the request cannot wait: its Answer must be final
-	Verb   Verb
-	Cause  Cause
-	Result Result
-	Ending Ending
+	Phase   Phase
+	Waited  bool // the request cannot wait: its Answer must be final
+	Refused bool // the server itself has rejected the recipient, so a rule can only disconnect the client
+	Verb    Verb
+	Cause   Cause
+	Result  Result
+	Ending  Ending
 
 	Name  []byte // host name or user name
 	Addr  []byte // mailbox without brackets; empty for the null sender
