@@ -514,7 +514,7 @@ func (n *ruleNames) again(b ban, unban *ban) (row ban, fresh bool) {
 		row.flags |= banForeign
 		row.extra = b.ownUnban()
 	}
-	if row.end <= row.until { // the ban has meanwhile ended by itself
+	if row.end <= row.until { // the ban would have ended automatically
 		row.end = 0
 	}
 	return row, unban.until > b.until+sameUnban

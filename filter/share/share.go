@@ -10,12 +10,12 @@
 // has banned. The register of a ban or an unban contains the time of the host's latest
 // unban of the prefix. The latest of these times, over all hosts, ends all bans that
 // started no later. A host lets its bans start after the unbans that it knows, and its
-// unbans are not earlier than the bans that it knows. The times are those of the hosts'
-// clocks, converted to the clock of the service. After a correction of a host's clock, a
+// unbans are not earlier than the bans that it knows. The times of the hosts'
+// clocks are converted to the clock of the service. After a correction of a host's clock, a
 // ban that was imposed soon after an unban of the same prefix may therefore be lost.
 //
-// A host whose ban another host has ended deletes its register, so that the ban cannot
-// return when the unban is lost.
+// A host sends a ban that another host has ended as a ban of no length, so that the ban
+// cannot return when the unban is lost.
 //
 // A host that sends false rows cannot affect other hosts' friends, users and clients
 // with standing; see package decide. Its bans have no effect until this standing is
@@ -638,7 +638,7 @@ func (g *register) accepted(key rowKey) bool {
 // some other kind of row.
 func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
 
-// Changed returns merged rows of the other hosts that have changed: those of n keys, or fewer if no
+// Changed returns merged rows of the other hosts that have changed, for n keys, or fewer if no
 // more have changed. Bans come last, so that the standing of their clients is known when they take
 // effect. For a ban, up to three rows are returned: the latest unban, the merged ban, and the row of
 // this host if its memory has not sent it. now is the current time.

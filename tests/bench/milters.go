@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// milters lists the milters. All milters play the same sessions. DIR stands for the programs'
-// directory, and SOCKET for the path of the socket.
+// milters lists the milters. All milters play the same sessions. DIR is the programs'
+// directory, and SOCKET the path of the socket.
 var milters = []contestant{
 	{name: "milter-scanwatch", build: goBuild("milter-scanwatch", "scanwatch/cmd/milter-scanwatch"),
 		args: []string{"DIR/milter-scanwatch", "-f", "DIR/prompt.conf", "-s", "STATE", "-l", "unix:STATE/sock"}},

@@ -276,7 +276,7 @@ func (f *File) add(b []byte, h *header, own string) error {
 func Merge(self string, l share.Limits, files []*File, now time.Time) (rows []memory.Foreign, hosts []share.HostStatus, err error) {
 	var fleet []*File
 	// Bans of different hosts can replace each other. All other rows remain separate, so that
-	// dropping a host does not affect the rows of other hosts. A friend's bans remain separate, too.
+	// dropping a host does not affect the rows of other hosts. A friend's bans also remain separate.
 	add := func(bans bool, some ...*File) error {
 		list, status, err := merge(self, l, some, now)
 		if rows = append(rows, ofTable(list, bans)...); bans {
