@@ -104,7 +104,8 @@ func (m *tmux) run(args ...string) string {
 func (m *tmux) await(what string, wanted func(string) bool) (got string) {
 	m.t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
-		if got = m.run("capture-pane", "-p"); wanted(got) {
+		got = strings.ReplaceAll(m.run("capture-pane", "-p"), " -s "+filepath.Join(m.dir, "state"), "") // differs in each run
+		if wanted(got) {
 			return got
 		}
 	}

@@ -72,7 +72,7 @@ func TestServersViews(t *testing.T) {
 			t.Errorf("%s: first import\n%s\nsecond\n%s", k.Name, first, second)
 		}
 		views := run("report", "--since", "2020-01-01") + run("why", "--all", "--since", "2020-01-01", "0.0.0.0/0")
-		for _, id := range regexp.MustCompile(`scanwatch show ([0-9a-f]{16})`).FindAllStringSubmatch(views, -1) {
+		for _, id := range regexp.MustCompile(`scanwatch -s \S+ show ([0-9a-f]{16})`).FindAllStringSubmatch(views, -1) {
 			views += run("show", id[1])
 		}
 		if !strings.Contains(views, "Reported  by") || !strings.Contains(views, "reported by") {

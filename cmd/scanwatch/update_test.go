@@ -211,7 +211,7 @@ rule r phase connect match src <a> asn <b> disconnect
 	later(t, filepath.Join(dir, "a.txt"))
 	in.set("a.example/list", says("203.0.113.1\n"))
 	_, stderr, status = in.scanwatch(t, "-f", conf, "update", "a")
-	if want := "fewer than half of the previous 10; if it is correct, from 2026-11-02 12:10: scanwatch update --any-size --now a\n"; status != exitKept || !strings.Contains(stderr, want) {
+	if want := "fewer than half of the previous 10; if it is correct, from 2026-11-02 12:10: scanwatch -f " + conf + " update --any-size --now a\n"; status != exitKept || !strings.Contains(stderr, want) {
 		t.Errorf("exit status %d\n%s", status, stderr)
 	}
 	if out, _, status := in.scanwatch(t, "-f", conf, "check"); status != 0 || !strings.Contains(out, "table <a>: 10 entries") ||
