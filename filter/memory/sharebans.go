@@ -270,7 +270,7 @@ func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
 		receiveRange(s.Bans, p, f, row, now)
 	case row.flags&banForeign == 0:
 		receiveOwn(s.Bans, p, f, row, now)
-	case unban && strings.HasPrefix(f.Origin, FriendPrefix):
+	case unban && friendly(f.Origin):
 		receiveFriendUnban(s.Bans, p, row)
 	case unban:
 		receiveUnban(s.Bans, p, f.Origin, row, now)

@@ -161,9 +161,10 @@ func Address(arg []byte, most int) []byte {
 	return clip(mailbox.Address(Argument(arg, len(arg))), most)
 }
 
-// Recipient is like [Address], but different recipients stay different, even if they begin alike. An
-// address longer than most is replaced with a name. If credentials were removed from an address that
-// is not plain, the rest may be the same for different recipients, and Recipient returns nil.
+// Recipient is like [Address], but returns different results for different recipients, even if they
+// begin alike. An address longer than most is replaced with a name. If credentials were removed from
+// an address that is not plain, the rest may be the same for different recipients, and Recipient
+// returns nil.
 func Recipient(arg []byte, most int) []byte {
 	rest := Argument(arg, len(arg))
 	addr := mailbox.Address(rest)
