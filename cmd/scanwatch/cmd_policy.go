@@ -17,7 +17,7 @@ func newPolicy(e *env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy [--print|--privacy] [FILE|PRESET]",
 		Short: "Describe a policy in plain English.",
-		Long: "Describe what a configuration rejects and exempts, as text for users. PRESET\n" +
+		Long: "Describe, for users, which clients a configuration rejects and exempts. PRESET\n" +
 			"is open, standard or tight. The default is the configuration of the filter.",
 		Example:           "  scanwatch policy --privacy\n  scanwatch policy --print standard > /etc/scanwatch/scanwatch.conf",
 		Args:              argsBetween(0, 1),

@@ -302,7 +302,7 @@ func readForeign(b *Bans, f *Foreign, by int64) (row ban, ok bool) {
 	return row, true
 }
 
-// sent removes what a host does not send, but an attacker may.
+// sent removes the fields that hosts do not send. A false row may contain them.
 func (b *ban) sent() {
 	b.flags &^= banForeign | banAdopted
 	if b.end = 0; b.flags&banRevoked != 0 {

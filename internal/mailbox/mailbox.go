@@ -92,8 +92,8 @@ func special(part []byte) bool {
 
 // Address returns the address in the argument of a MAIL or RCPT command, without angle brackets and
 // parameters. If the address is not plain, mail servers disagree about its parts. Address then
-// removes nothing but angle brackets around the whole argument, so that different arguments stay
-// different.
+// removes nothing but angle brackets around the whole argument, so that different arguments
+// remain different.
 func Address(arg []byte) []byte {
 	arg = bytes.TrimSpace(arg)
 	addr, rest := arg, []byte(nil)

@@ -34,7 +34,7 @@ func Show(w io.Writer, v *View, zone *time.Location) error {
 	head("Start", "%s", v.Start.In(zone).Format("2006-01-02 15:04:05.000 -0700"))
 	head("End", "after %s: %s", duration(Seconds(v.End.Sub(v.Start.Time))), endings(v.Ending, store.MailServer(v.Front)))
 	c := &v.Counts
-	head("Commands", "%d, of which %d failed and %d were unknown", c.Commands, c.Failed, c.Unknown)
+	head("Commands", "%d; errors: %d, unknown: %d", c.Commands, c.Failed, c.Unknown)
 	head("Mail", "%s accepted; recipients: %d accepted, %d rejected, %d deferred", text.Plural(c.Mails, "message"), c.RcptOK, c.RcptPermfail, c.RcptTempfail)
 	if c.AuthPass+c.AuthFail+c.AuthRefused > 0 {
 		head("AUTH", "%d succeeded, %d failed, %d rejected", c.AuthPass, c.AuthFail, c.AuthRefused)
