@@ -177,12 +177,23 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 		}
 	}
 	a, outcomes := p.decider.Ask(p.subject(s), ev)
-	if s.decide.Held && !ev.Refused && s.detect.Hold(p.memory.Recipients.Mailbox(ev.Addr), p.memory.Recipients.Held(&p.client, ev.Addr, ev.Time)) {
-		p.memory.Counters.Add(&p.client, rules.RecipientFlood, ev.Time)
+	if s.decide.Held && !ev.Refused {
+		p.hold(s, ev)
 	}
 	p.write(s, outcomes)
 	spare(p, s, ev.Time)
 	return a
+}
+
+// hold records a recipient that a rule has rejected because too many recipients do not exist.
+func (p *Pipeline) hold(s *session, ev *smtp.Event) {
+	again := p.memory.Recipients.Held(&p.client, ev.Addr, ev.Time)
+	if !again {
+		p.memory.Recipients.Missed(&p.client, ev.Time)
+	}
+	if s.detect.Hold(p.memory.Recipients.Mailbox(ev.Addr), again) {
+		p.memory.Counters.Add(&p.client, rules.RecipientFlood, ev.Time)
+	}
 }
 
 // spare sends watchers the event "exempt" if a pass statement has matched a request, and the

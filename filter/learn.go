@@ -111,7 +111,7 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 		// A missing recipient may come from an old mailing list, or from backscatter, which is sent
 		// to forged senders. Such a recipient must not be recorded as probed. Old mailing lists are
 		// likely if the client is known, or if other recipients of the session exist.
-		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
+		if s.track.Counts.RcptOK == 0 && len(sender) > 0 && !s.track.Transaction.Automatic() && p.decider.Standing(p.subject(s), ev.Time) == rules.StandingNone {
 			p.memory.Recipients.Refused(&p.client, ev.Addr, ev.Time)
 		}
 	}
@@ -119,7 +119,7 @@ func (p *Pipeline) learnRcpt(s *session, ev *smtp.Event) {
 
 // missing returns the evidence for a missing recipient.
 func missing(s *session) rules.Evidence {
-	if s.track.Transaction.Null() {
+	if s.track.Transaction.Automatic() {
 		return rules.Backscatter
 	}
 	return rules.UnknownRecipient

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"scanwatch/filter/detect"
 	"scanwatch/filter/memory"
 	"scanwatch/internal/smtp"
 	"scanwatch/rules"
@@ -46,22 +47,28 @@ func decided(v *rules.Verdict) *rules.Outcome {
 	return &v.Would
 }
 
-// late imposes the bans by rules about recipients when a session ends. If most recipients exist, the
-// session does not count as an offence. If at least a quarter of the recipients exist, the client is
-// not banned, because old mailing lists contain addresses that no longer exist. If fewer recipients
-// exist, the client is banned only after mixedFree such sessions. The retries of a mailing list
-// contain no new missing recipients, but a harvest does.
+// late imposes the bans by rules about recipients when a session ends. If most recipients that the
+// host has requested within a day exist, the session does not count as an offence. If at least a
+// quarter of these recipients exist, the client is not banned, because old mailing lists contain
+// addresses that no longer exist. If fewer recipients exist, the client is banned only after
+// mixedFree such sessions. The retries of a mailing list contain no new missing recipients, but a
+// harvest does.
 //
 // If parted is set, the session has not ended yet, and late imposes only bans that have a duration.
 // An offence without a duration would be counted again if another rule matches at the end.
 func (d *Decider) late(s Subject, at int64, parted bool) {
 	last := &s.State.last
-	if s.Case.Mixed() || s.Case.Unknown.N+s.Case.Bounced.N+s.Case.Held.N+s.Case.Relay+s.Case.Names.N == 0 {
+	if s.Case.New() == 0 {
 		return // no new recipient was rejected, so the session is probably a retry after a deferral
 	}
+	existing, missing := d.Memory.Recipients.Balance(s.Client, at)
+	existing, missing = max(existing, s.Case.Accepted.N), max(missing, s.Case.New())
+	if existing > missing {
+		return
+	}
 	s.State.Offence = s.State.Offence || last.shielded || last.late != nil || last.wouldLate != nil
-	mixed := s.Case.Accepted.N > 0
-	if mixed && !s.Case.MostlyNew() {
+	mixed := existing > 0
+	if mixed && !detect.Mostly(missing, existing) {
 		return
 	}
 	ladder := func(r *rules.Rule) []time.Duration {

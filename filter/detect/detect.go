@@ -61,20 +61,19 @@ type State struct {
 	free      uint64    // probed mailbox that the client may request once without evidence
 }
 
-// Mixed reports whether most of the requested mailboxes exist. If most mailboxes exist, the missing
-// mailboxes are not an offence: lists of newsletters and mailing lists often still include former
-// members. Rules may still reject the missing recipients.
-func (st *State) Mixed() bool { return st.Accepted.N > st.Unknown.N+st.Bounced.N }
-
 // MostlyMissing reports whether most recipients of the session are missing, or were rejected by a
-// rule. New recipients are recipients that the client requested for the first time. MostlyNew is the same
-// for new recipients. The retries of a mailing list contain no new recipients, but a harvest does.
-func (st *State) MostlyMissing() bool { return st.mostly(st.Unknown.N + st.Deferred.N) }
-func (st *State) MostlyNew() bool     { return st.mostly(st.Unknown.N + st.Held.N) }
+// rule.
+func (st *State) MostlyMissing() bool { return Mostly(st.Unknown.N+st.Deferred.N, st.Accepted.N) }
 
-// mostly reports whether n mailboxes are at least harvestAll, and at least three quarters of the
-// session's mailboxes.
-func (st *State) mostly(n uint32) bool { return n >= harvestAll && 4*n >= 3*(n+st.Accepted.N) }
+// New returns the number of rejected recipients and names that the client requested for the first
+// time. The retries of a mailing list contain no such recipients, but a harvest does.
+func (st *State) New() uint32 { return st.Unknown.N + st.Bounced.N + st.Held.N + st.Relay + st.Names.N }
+
+// Mostly reports whether missing mailboxes are as many as in a harvest, and at least three quarters
+// of all mailboxes.
+func Mostly(missing, existing uint32) bool {
+	return missing >= harvestAll && 4*missing >= 3*(missing+existing)
+}
 
 // Hold counts a recipient that a rule rejected because too many recipients do not exist. again is
 // set if a rule has rejected the recipient before. flood reports whether the rejected recipients

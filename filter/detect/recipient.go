@@ -73,7 +73,9 @@ func (st *State) classify(c *Case) RcptClass {
 	case ev.Cause == smtp.CauseFilter:
 		return RcptNone
 	case ev.Result == smtp.ResultOK:
-		st.Accepted.add(c.existing())
+		box := c.existing()
+		st.Accepted.add(box)
+		c.Memory.Recipients.Found(c.Client, box, ev.Time)
 		if routed && !c.Authed {
 			return RcptRouted
 		}
@@ -122,6 +124,9 @@ func (st *State) classify(c *Case) RcptClass {
 func (st *State) relay(c *Case) {
 	if st.Repeated = c.Memory.Recipients.Tried(c.Client, c.Event.Addr, c.Event.Time); !st.Repeated {
 		st.Relay++
+		if !st.Missed { // already counted
+			c.Memory.Recipients.Missed(c.Client, c.Event.Time)
+		}
 	}
 }
 
@@ -141,8 +146,9 @@ func (st *State) missing(c *Case) {
 		st.Deferred.add(box)
 		return
 	}
+	c.Memory.Recipients.Missed(c.Client, c.Event.Time)
 	st.tx.add(box)
-	if c.Transaction.Null() {
+	if c.Transaction.Automatic() {
 		st.Bounced.add(box)
 		return
 	}
@@ -219,7 +225,7 @@ func recipient(c *Case) {
 		f.Evidence, f.Match, f.Confidence = rules.RelayProbe, "domain", Medium
 	case RcptUnknown:
 		f.Evidence, f.Match, f.Confidence = rules.UnknownRecipient, "domain", c.confidence()
-		if c.Transaction.Null() {
+		if c.Transaction.Automatic() {
 			f.Evidence = rules.Backscatter
 		}
 	case RcptUndecided:
@@ -289,6 +295,8 @@ func harvest(c *Case) {
 		f.Match, f.Confidence = "share", Low
 	case c.Transaction.Null() && st.tx.N >= harvestNull:
 		f.Match = "null-sender"
+	case c.Transaction.Automatic() && st.tx.N >= harvestAll*factor && st.Accepted.N == 0:
+		f.Match = "all"
 	default:
 		return
 	}

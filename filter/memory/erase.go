@@ -89,6 +89,7 @@ func (m *Memory) eraseHosts(p netip.Prefix, hosts map[uint64]bool, bans bool, at
 	erase(&m.mu, &m.Counters.rows, dry, out, func(k counterKey, _ counter) bool {
 		return k.by == rules.BySrc && has(k.subject) || whole && k.by == rules.ByPrefix && inPrefix(k.subject, p)
 	})
+	erase(&m.mu, &m.Recipients.balances, dry, out, func(host uint64, _ balance) bool { return has(host) })
 	erase(&m.mu, &m.Logins.sprays, dry, out, func(k sprayKey, _ spray) bool {
 		return k.kind.ofHost() && has(k.subject) || whole && k.kind == usersOfNet && inPrefix(k.subject, p)
 	})

@@ -44,6 +44,7 @@ func TestFits(t *testing.T) {
 			m.Counters.Add(&w, rules.UnknownRecipient, now)
 			m.Recipients.Refused(&w, fmt.Appendf(nil, "u%d@example.org", n), now)
 			m.Recipients.Asked(&w, fmt.Appendf(nil, "u%d@example.org", n), now)
+			m.Recipients.Missed(&w, now)
 			m.Logins.Failed(&w, now)
 			m.Logins.Wrote(&w, now)
 			m.Domains.Learn(fmt.Appendf(nil, "d%d.example.org", n), now)

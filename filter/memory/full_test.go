@@ -37,6 +37,7 @@ func TestFullTables(t *testing.T) {
 		m.Peers.Delivered(&w, Delivery{Messages: 1}, at(0))
 		m.Recipients.Refused(&w, fmt.Appendf(nil, "u%d@example.org", i), at(0))
 		m.Recipients.Asked(&w, fmt.Appendf(nil, "u%d@example.org", i), at(0))
+		m.Recipients.Missed(&w, at(0))
 		m.Logins.Failed(&w, at(0))
 		m.Logins.Wrote(&w, at(0))
 		m.Domains.Learn(fmt.Appendf(nil, "d%d.example.org", i), at(0))

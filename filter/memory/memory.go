@@ -38,6 +38,7 @@ package memory
 //	           (4), rules.Key, space, evidence
 //	recipients hash (8)                         day (2), accepted (1), networks (4 times 2)
 //	asks       hash (8)                         since (4), number (2)
+//	balances   number of the host (8)           since (4), missing (2), existing (8)
 //	accounts   hash (8)                         since (4), number (2)
 //	logins     hash of host and user (8)        failures (2), hour (4), sessions, session (2 each)
 //	sprays     kind (1), source or hash (8)     since (4), users or networks (8 times 2)
@@ -64,6 +65,7 @@ const (
 	maxPeers       = 200_000
 	maxRecipients  = 100_000
 	maxAsks        = 100_000
+	maxBalances    = 50_000
 	maxLogins      = 100_000 // pairs of source and user
 	maxSprays      = 50_000
 	maxDomains     = 10_000
@@ -116,7 +118,7 @@ func New() *Memory {
 	// The clock comes first, because other rows depend on it. The secret is the key of
 	// the hashes in other rows. The row about dropped peers must be on disk before the
 	// rows of these peers are deleted.
-	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.own.hosts, &m.Bans.own.networks, &m.Bans.own.ranges, &m.Bans.others.hosts, &m.Bans.others.networks, forgottenRow{m.Peers}, &m.Peers.rows, elsewhereRows{&m.Peers.rows, s}, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks,
+	m.buckets = []bucket{clockRows{m}, secret{m}, &m.Bans.own.hosts, &m.Bans.own.networks, &m.Bans.own.ranges, &m.Bans.others.hosts, &m.Bans.others.networks, forgottenRow{m.Peers}, &m.Peers.rows, elsewhereRows{&m.Peers.rows, s}, &m.Counters.rows, &m.Recipients.rows, &m.Recipients.asks, &m.Recipients.balances,
 		&m.Logins.pairs, &m.Logins.sprays, &m.Logins.accounts, &m.Domains.rows, &m.Days.rows}
 	return m
 }
@@ -128,7 +130,7 @@ func (m *Memory) Limit(bytes int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, limit := range []*int{&m.Bans.own.hosts.limit, &m.Bans.others.hosts.limit, &m.Peers.rows.limit, &m.Counters.rows.limit, &m.Recipients.rows.limit,
-		&m.Recipients.asks.limit, &m.Logins.pairs.limit, &m.Logins.sprays.limit, &m.Domains.rows.limit} {
+		&m.Recipients.asks.limit, &m.Recipients.balances.limit, &m.Logins.pairs.limit, &m.Logins.sprays.limit, &m.Domains.rows.limit} {
 		*limit = int(min(int64(*limit), max(int64(*limit)*bytes/AllBytes, 100)))
 	}
 }
@@ -296,6 +298,7 @@ func (m *Memory) Forget(list ...netip.Prefix) {
 	}
 	freed := func(n uint64) bool { return hosts[n] || within.contains(hostOfNumber(n)) }
 	m.Counters.forget(freed, networks)
+	deleteAll(&m.mu, &m.Recipients.balances, func(host uint64) bool { return freed(host) })
 	m.Logins.forget(freed, networks)
 }
 

@@ -141,6 +141,7 @@ func fill(m *Memory) {
 		m.Counters.Add(w, rules.Harvest, at(0))
 		m.Recipients.Refused(w, []byte("a@example.org"), at(0))
 		m.Recipients.Asked(w, []byte("a@example.org"), at(0))
+		m.Recipients.Missed(w, at(0))
 		m.Logins.Failed(&Client{Addr: netip.MustParseAddr("192.0.2.9"), User: w.User}, at(0))
 		m.Logins.Failed(&Client{Addr: w.Addr, User: []byte("root")}, at(0))
 		m.Logins.Abuse(w, at(0))

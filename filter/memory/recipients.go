@@ -13,6 +13,7 @@ type Recipients struct {
 	// asks counts the requests for missing mailboxes: by host and mailbox, and by
 	// sender and mailbox. Foreign recipients are counted by host and address. It also counts each domain's exempt requests; see freeAsks.
 	asks      table[uint64, ask]
+	balances  table[uint64, balance] // by Host.number
 	delimiter byte
 	base      []byte // scratch
 }
@@ -73,6 +74,7 @@ func newRecipients(s *shared) *Recipients {
 			decode:        readAsk,
 			shift:         shiftAsk,
 		}),
+		balances: newBalances(s),
 	}
 }
 

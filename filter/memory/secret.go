@@ -170,6 +170,7 @@ func dropHashes(m *Memory) {
 	all := func(uint64) bool { return true }
 	m.Recipients.rows.deleteFunc(all)
 	m.Recipients.asks.deleteFunc(all)
+	m.Recipients.balances.deleteFunc(all)
 	m.Logins.pairs.deleteFunc(all)
 	m.Logins.sprays.deleteFunc(func(sprayKey) bool { return true })
 	m.Logins.accounts.deleteFunc(all)

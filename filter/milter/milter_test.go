@@ -233,9 +233,9 @@ func TestRefusedRecipient(t *testing.T) {
 	c := serve(t, r)
 	c.connect()
 	unknown := []string{"{rcpt_mailer}", "error", "{rcpt_host}", "5.1.1", "{rcpt_addr}", "User unknown"}
-	for range 2 {
-		if got := c.command(cmdRcpt, unknown, "<nobody@example.org>", ""); got != "c" {
-			t.Error(got)
+	for _, want := range []string{"c", "y421 4.7.0 Bye"} {
+		if got := c.command(cmdRcpt, unknown, "<nobody@example.org>", ""); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 	if got := c.command(cmdRcpt, []string{"{rcpt_mailer}", "local"}, "<joe@example.org>", ""); got != "y421 4.7.0 Bye" {

@@ -492,9 +492,11 @@ func (c *conversation) rcpt(data []byte, at int64) smtp.Answer {
 	}
 	switch {
 	case a.Wait > 0:
-	case s.refused(): // the server sends its own reply to the client
+	case s.refused(): // the server sends its own reply to the client, except before it disconnects
 		c.outcome(s.recipient(addr, at), smtp.Answer{})
-		return smtp.Answer{Hold: a.Hold}
+		if a.Decision < smtp.Disconnect {
+			return smtp.Answer{Hold: a.Hold}
+		}
 	default:
 		c.outcome(s.recipient(addr, at), a)
 	}

@@ -303,6 +303,18 @@ func (s *Session) Asked(list string) bool {
 // is too long.
 func (t *Transaction) Null() bool { return t.Open && len(t.Sender) == 0 }
 
+// Automatic reports whether the sender is the null sender, or an address from which mail servers
+// verify senders and send error messages. A missing recipient may then be the forged sender of a
+// message that someone else has sent.
+func (t *Transaction) Automatic() bool {
+	local, _, _ := bytes.Cut(t.Sender, []byte{'@'})
+	return t.Null() || t.Open && slices.ContainsFunc(automatic, func(name []byte) bool { return bytes.EqualFold(name, local) })
+}
+
+// automatic lists the local parts of senders: Postfix verifies with double-bounce, and other servers
+// with their postmaster.
+var automatic = [][]byte{[]byte("double-bounce"), []byte("mailer-daemon"), []byte("postmaster")}
+
 func (t *Transaction) reset() { *t = Transaction{Sender: t.Sender[:0]} }
 
 // Exempt reports whether nothing in the session can be evidence against the client's address. A

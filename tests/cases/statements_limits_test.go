@@ -305,7 +305,16 @@ func persistent(s *Server) {
 		}
 		return host(free + most)
 	}
-	s.Bans(play(5, s.of(60, 30), minute, same(unnamed1)), hour)
+	// Only bounces: other rules would ban the host earlier for other unknown recipients.
+	for i := range 16 + s.of(60, 30) + 1 {
+		s.Bans(unnamed1, 0)
+		s.Ask(unnamed1, manner{Null: true}, fmt.Sprintf("bounce%d@example.org", i))
+		s.Wait(minute)
+	}
+	s.Bans(unnamed1, hour)
+	c := s.Ask(bare("203.0.113.70", "mail.y.example"), manner{Null: true, Per: 1}, simulate.Words("bounced", 0, 100)...)
+	last := c.Refusals()[len(c.Refusals())-1]
+	s.Check(c.Closed && strings.HasPrefix(last.Text, "421"), "bounces in one session: %s", last.Text)
 	s.Wait(2 * day)
 	play(s.of(21, 11), s.of(120, 60), 5*minute, func(i int) simulate.Host { return bare(at("198.51.100.%d", 100+i), "mail.x.example") })
 	s.Wait(2 * day)
