@@ -111,7 +111,7 @@ func TestNobodyInClear(t *testing.T) {
 			t.Errorf("%q\nis kept as\n%s", lines, got)
 		}
 	}
-	// The proof of a finding about a recipient must be hashed as a whole, whatever form the recipient has.
+	// The proof of a finding about a recipient must be hashed as a whole, in any form.
 	for _, addr := range []string{"john", "john.smith", "smith:john@elsewhere.example", "john, smith@elsewhere.example", "elsewhere.example!john", "@elsewhere.example:john",
 		"john smith", `john;"smith"@elsewhere.example`, `"john"smith@elsewhere.example`, "<john@elsewhere.example", "john <smith@elsewhere.example>"} {
 		lines := []string{"R protocol-client|MAIL FROM:<x@example.net>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|x@example.net"}
