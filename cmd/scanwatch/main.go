@@ -173,7 +173,7 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 			used = "the state directory of its statement store"
 		}
 		first, _, _ := strings.Cut(err.Error(), "\n")
-		fmt.Fprintf(e.err, "warning: %s; using %s, see scanwatch check\n", first, used)
+		fmt.Fprintf(e.err, "warning: %s; using %s, see %s check\n", first, used, self(e))
 	}
 	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Config: configured, Now: e.now, Own: prefix.Local()}, nil
 }
