@@ -404,6 +404,15 @@ func setForeign(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 	if known && old == row {
 		return
 	}
+	if !isSource(p) {
+		deleted, ok := b.others.networks.makeFairRoom(p, &row, now)
+		if deleted.IsValid() {
+			b.log.add(deleted)
+		}
+		if !ok {
+			return
+		}
+	}
 	if b.others.put(p, row, now) {
 		b.log.add(p)
 	}
@@ -631,7 +640,14 @@ func (sharedBans) room() int { return 0 }
 
 func (sharedBans) foreignRows() int { return 0 }
 
-func (sharedBans) displaced() map[uint16]int { return nil }
+// displaced counts only bans of networks.
+func (s sharedBans) displaced() map[uint16]int {
+	byHost := make(map[uint16]int)
+	for origin, n := range s.others.networks.displaced {
+		byHost[s.hosts.number(origin)] += n
+	}
+	return byHost
+}
 
 // count calls add with the host of each ban and unban of another host.
 func (s sharedBans) count(_ *sync.Mutex, add func(host string)) {
