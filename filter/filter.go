@@ -307,7 +307,7 @@ func (p *Pipeline) admit(s *session, ev *smtp.Event, f *detect.Finding) {
 	}
 	p.out = smtp.Outcome{
 		Kind: smtp.OutcomeFinding, Time: ev.Time, Evidence: f.Token(), Confidence: f.Confidence,
-		By: f.By, Proof: f.Proof, Org: f.Org, Match: f.Match,
+		By: f.By, Proof: f.Proof, Mailbox: f.Mailbox, Org: f.Org, Match: f.Match,
 		Repeat: !added, // several lists may report the same evidence, and the record contains a finding for each
 	}
 	if p.o.Watch != nil && added {

@@ -111,6 +111,22 @@ func TestNobodyInClear(t *testing.T) {
 			t.Errorf("%q\nis kept as\n%s", lines, got)
 		}
 	}
+	// The proof of a finding about a recipient must be hashed as a whole, in any form.
+	for _, addr := range []string{"john", "john.smith", "smith:john@elsewhere.example", "john, smith@elsewhere.example", "elsewhere.example!john", "@elsewhere.example:john",
+		"john smith", `john;"smith"@elsewhere.example`, `"john"smith@elsewhere.example`, "<john@elsewhere.example", "john <smith@elsewhere.example>"} {
+		lines := []string{"R protocol-client|MAIL FROM:<x@example.net>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|x@example.net"}
+		for i := range 12 {
+			other := strings.Replace(addr, "john", fmt.Sprintf("john%d", i), 1)
+			lines = append(lines, "F rcpt-to|"+other, "R protocol-client|RCPT TO:<"+other+">", "R protocol-server|550 Invalid recipient", "R tx-rcpt|31f211ba|permfail|"+other)
+		}
+		got := unhidden(t, hasher, lines, p)
+		if john.MatchString(got) {
+			t.Errorf("%q\nis kept as\n%s", addr, got)
+		}
+		if !strings.Contains(got, "By:rcpt") {
+			t.Errorf("%q: no finding about a recipient", addr)
+		}
+	}
 	// A short word must be hashed if it is a recipient without a domain.
 	lines := []string{"R protocol-client|MAIL FROM:<>", "R protocol-server|250 Ok", "R tx-mail|31f211ba|ok|",
 		"R protocol-client|RCPT TO:<bo>", "R protocol-server|451 <bo>: try again, about a robot", "R tx-rcpt|31f211ba|tempfail|bo"}

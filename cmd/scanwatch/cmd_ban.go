@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,9 @@ func runBan(e *env, f *banFlags, arg string) error {
 	if err != nil {
 		return err
 	}
+	if strings.TrimSpace(f.reason) == "" {
+		return usage("--reason %q: must not be empty", f.reason)
+	}
 	if !f.force && large(p) {
 		return fmt.Errorf("%s was not banned: it is larger than a /%d; use --force to ban it", p, largest(p))
 	}
@@ -88,7 +92,11 @@ func refuseKnownGood(e *env, p netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	switch why, err := dir.Legitimate(p, e.exempt(), e.warn); {
+	exempt, err := e.exempt()
+	if err != nil {
+		return fmt.Errorf("%s was not banned: the exempt hosts are unknown, because the configuration has errors; see %s check, or use --force to ban it", prefix.String(p), self(e))
+	}
+	switch why, err := dir.Legitimate(p, exempt, e.warn); {
 	case err != nil:
 		return fmt.Errorf("check %s for accepted mail: %w; use --force to skip this", prefix.String(p), err)
 	case why != "":
@@ -98,12 +106,17 @@ func refuseKnownGood(e *env, p netip.Prefix) error {
 }
 
 // exempt returns a function that describes the pass statement matching a record's client,
-// or returns "" if there is none.
-func (e *env) exempt() func(*store.Record) string {
+// or returns "" if there is none. It fails if there is a configuration that cannot be loaded. The
+// running filter may still use an earlier version of it.
+func (e *env) exempt() (func(*store.Record) string, error) {
+	lists, err := lookup.Builtin()
+	if err != nil {
+		return nil, err
+	}
 	var c *config.Config
-	if lists, err := lookup.Builtin(); err == nil {
-		if c, err = e.configuration("", lists); err != nil {
-			c = nil // the filter cannot load the configuration either
+	if name := e.find(e.file); name != "" {
+		if c, err = config.Load(name, lists, nil, false); err != nil {
+			return nil, err
 		}
 	}
 	return func(r *store.Record) string {
@@ -111,7 +124,7 @@ func (e *env) exempt() func(*store.Record) string {
 			return fmt.Sprintf("%s is exempt: %s", r.Src.Addr(), text.Escape(pass.String()))
 		}
 		return ""
-	}
+	}, nil
 }
 
 // note prints a note from the filter. It first flushes the output, so that the note comes last.

@@ -424,9 +424,14 @@ func TestForgetMissed(t *testing.T) {
 			t.Error(f)
 		}
 	}
-	for _, arg := range []string{"192.0.2.300", "0.0.0.0/0", "postmaster", "", "a/b"} {
-		if status, _, _ := p.run("forget", arg); status != exitUsage {
-			t.Errorf("%q: status %d", arg, status)
+	for arg, want := range map[string]string{
+		"192.0.2.300": "write 192.0.2.1", "0.0.0.0/0": "is larger than", "postmaster": "role account", "": "is not an address", "a/b": "write 192.0.2.1",
+		// These are addresses with a typing error, not user names.
+		"192.0.2.1:25": "has a port; write 192.0.2.1", "192.0.2.1-192.0.2.9": "write it as prefixes", "fe80::1%eth0": "has a zone; write fe80::1",
+		"2001:db8::g": "write 192.0.2.1", "2001:db8:::1": "write 192.0.2.1", "IPv6:2001:db8::1": "write 192.0.2.1",
+	} {
+		if status, _, stderr := p.run("forget", arg); status != exitUsage || !strings.Contains(stderr, want) {
+			t.Errorf("%q: status %d, %s", arg, status, stderr)
 		}
 	}
 	if status, _, stderr := p.run("-s", filepath.Join(p.dir, "missing"), "forget", "--yes", personAddr); status != exitFailure || !strings.Contains(stderr, "read state directory") {

@@ -153,8 +153,9 @@ func (e *env) tree() (*rules.Config, string, error) {
 }
 
 // stateDir returns the state directory: the directory given with -s, or the configured directory,
-// or the default. Without -f, only the store statement of an invalid configuration is used, because
-// the filter does the same.
+// or the default. Only the store statement of an invalid configuration is used, because the filter
+// does the same. The operator may need unban most while the configuration is invalid. A file given
+// with -f that cannot be read is an error, because its name may be mistyped.
 func (e *env) stateDir() (*statedir.Dir, error) {
 	var s rules.Settings
 	configured := ""
@@ -162,17 +163,24 @@ func (e *env) stateDir() (*statedir.Dir, error) {
 	switch {
 	case err == nil && tree != nil:
 		s, configured = tree.Settings(), name
-	case err != nil && e.file != "":
+	case err != nil && e.file != "" && unreadable(name):
 		return nil, err
-	case err != nil && e.dir == "":
+	case err != nil && (e.dir == "" || e.file != ""):
 		used := "the default state directory"
-		if s = rules.ParseStore(name, os.ReadFile); s.Store != "" {
+		if s = rules.ParseStore(name, os.ReadFile); e.dir != "" {
+			used = "the state directory " + e.dir
+		} else if s.Store != "" {
 			used = "the state directory of its statement store"
 		}
 		first, _, _ := strings.Cut(err.Error(), "\n")
-		fmt.Fprintf(e.err, "warning: %s; using %s, see scanwatch check\n", first, used)
+		fmt.Fprintf(e.err, "warning: %s; using %s, see %s check\n", first, used, self(e))
 	}
 	return &statedir.Dir{Path: cmp.Or(e.dir, config.ResolvePath(name, s.Store), store.DefaultDir()), Settings: s, Config: configured, Now: e.now, Own: prefix.Local()}, nil
+}
+
+func unreadable(file string) bool {
+	_, err := os.ReadFile(file)
+	return err != nil
 }
 
 // checkSelector checks the selector. It also makes the selector match hashes of the selected users.

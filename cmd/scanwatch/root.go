@@ -90,6 +90,13 @@ func (e *env) root() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			return usage("no command given; see scanwatch help")
 		},
+		// Cobra itself checks the groups later, but its error would not be a usageError.
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cmd.ValidateFlagGroups(); err != nil {
+				return usage("%w; see %s --help", err, cmd.CommandPath())
+			}
+			return nil
+		},
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},

@@ -21,6 +21,7 @@ type Finding struct {
 	Org        string // organisation, if known
 	Match      string // row of a list, or word, that matched
 	Confidence string // high, medium or low
+	Mailbox    bool   // Proof is the address of a recipient, in any form
 	// Implied is set if the evidence follows from facts that are in every record. A finding with
 	// Implied is neither recorded nor logged.
 	Implied bool

@@ -213,7 +213,7 @@ func (m *mailboxes) add(box uint64) {
 
 // recipient reports the rejection of a single recipient.
 func recipient(c *Case) {
-	f := Finding{By: "rcpt", Proof: c.Event.Addr, Confidence: High}
+	f := Finding{By: "rcpt", Proof: c.Event.Addr, Mailbox: true, Confidence: High}
 	switch c.State.Rcpt {
 	case RcptSyntax:
 		f.Evidence, f.Confidence = rules.SyntaxError, Low
@@ -281,7 +281,7 @@ func harvest(c *Case) {
 		certain -= min(missing, st.Denied)
 	}
 	share := func(n uint32) bool { return n >= harvestMixed*factor && 4*n >= 3*(n+st.Accepted.N) }
-	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Confidence: High}
+	f := Finding{Evidence: rules.Harvest, By: "rcpt", Proof: c.Event.Addr, Mailbox: true, Confidence: High}
 	switch {
 	case st.undecided && missing >= harvestAll*factor && st.Accepted.N == 0:
 		// No local domain is known, so the requests are either a harvest or relay
@@ -311,7 +311,7 @@ const floodOfRecipients = 10
 // recipientFlood reports a client that continues after floodOfRecipients rejections.
 func recipientFlood(c *Case) {
 	if c.Event.Phase == smtp.PhaseRcptTo && c.State.Held.N+c.State.Denied >= floodOfRecipients {
-		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Confidence: Medium})
+		c.find(Finding{Evidence: rules.RecipientFlood, By: "rcpt", Proof: c.Event.Addr, Mailbox: true, Confidence: Medium})
 	}
 }
 
@@ -333,6 +333,6 @@ func probedRecipient(c *Case) {
 		st.free = box
 	}
 	if st.free != box {
-		c.find(Finding{Evidence: rules.ProbedRecipient, By: "memory", Proof: ev.Addr, Confidence: Medium})
+		c.find(Finding{Evidence: rules.ProbedRecipient, By: "memory", Proof: ev.Addr, Mailbox: true, Confidence: Medium})
 	}
 }

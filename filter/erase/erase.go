@@ -87,12 +87,14 @@ func parse(arg string) (s Subject, err error) {
 }
 
 // likePrefix reports whether arg can only be an address or prefix with a typing error. A number
-// alone may also be a user name, and a local part may contain a slash.
+// alone may also be a user name, and a local part may contain a slash. A user name with two colons
+// is always hashed, because it may be a password.
 func likePrefix(arg string) bool {
 	if strings.Contains(arg, "@") {
 		return false
 	}
-	return strings.Trim(arg, "0123456789./") == "" && strings.Contains(arg, ".") || strings.Contains(arg, "/") || strings.HasPrefix(arg, "[")
+	return strings.Trim(arg, "0123456789./:-") == "" && strings.Contains(arg, ".") || strings.Count(arg, ":") > 1 ||
+		strings.Contains(arg, "/") || strings.HasPrefix(arg, "[")
 }
 
 // unquoted removes quotes from a local part if they are not needed.

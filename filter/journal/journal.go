@@ -236,7 +236,9 @@ func (j *Journal) add(st *State, at int64, step *store.Step) {
 // Outcome records an outcome, logs it, and sends it to watchers.
 func (j *Journal) Outcome(s *track.Session, st *State, o *smtp.Outcome) {
 	w := &writers[o.Kind]
-	if len(o.Proof) > 0 {
+	if o.Mailbox { // hashed as a whole: in a text, a recipient without a domain is not recognised
+		o.Proof = j.hide.mailbox(o.Proof)
+	} else {
 		o.Proof = j.hide.line(o.Proof)
 	}
 	if strings.IndexByte(o.Match, '@') >= 0 { // the match is an earlier greeting, which may contain a mailbox

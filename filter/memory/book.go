@@ -22,6 +22,12 @@ func newBook(s *shared, rules *ruleNames, name, bucket string, hosts, networks i
 		}
 		return p, row, ok
 	}
+	table := func(name string, ranges bool) networkBans {
+		return networkBans{
+			rows: make(map[netip.Prefix]ban), held: make(map[string]int), displaced: make(map[string]int),
+			limit: networks, rules: rules, read: read, name: name, bucket: bucket, ranges: ranges,
+		}
+	}
 	return book{
 		hosts: newTable(s, schema[Host, ban]{
 			name: name, bucket: bucket, limit: hosts, evictionScore: banScore[Host],
@@ -38,8 +44,8 @@ func newBook(s *shared, rules *ruleNames, name, bucket string, hosts, networks i
 			merge:   mergeBans,
 			combine: func(_ Host, row *ban, other ban) { mergeBans(row, other) },
 		}),
-		networks: networkBans{rows: make(map[netip.Prefix]ban), limit: networks, rules: rules, read: read, name: "network " + name, bucket: bucket},
-		ranges:   networkBans{rows: make(map[netip.Prefix]ban), limit: networks, rules: rules, read: read, name: "unbans of ranges", bucket: bucket, ranges: true},
+		networks: table("network "+name, false),
+		ranges:   table("unbans of ranges", true),
 	}
 }
 

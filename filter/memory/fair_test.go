@@ -122,3 +122,39 @@ func TestKnownAfterWrongClock(t *testing.T) {
 		t.Errorf("after mail with the clock at 1970: %+v", s)
 	}
 }
+
+// TestNetworkBansAreFair checks that a host with many bans of networks displaces no network ban of a
+// host with fewer, regardless of which arrive first, also after a restart, and that it is named.
+func TestNetworkBansAreFair(t *testing.T) {
+	bans := func(origin string, net byte, n int) (list []Foreign) {
+		for i := range n {
+			f := banRow(netip.PrefixFrom(netip.AddrFrom4([4]byte{net, byte(i >> 8), byte(i), 0}), 24), 0, 24*time.Hour)
+			f.Origin = origin
+			list = append(list, f)
+		}
+		return list
+	}
+	few, many := bans("mx2", 10, 5), bans("mx9", 11, 40)
+	for _, fewFirst := range []bool{false, true} {
+		for _, again := range []bool{false, true} {
+			m := sharing()
+			m.Bans.others.networks.limit = 20
+			first, second := many, few
+			if fewFirst {
+				first, second = few, many
+			}
+			incoming(t, m, time.Hour, first...)
+			if again {
+				m = restart(m, "", time.Hour)
+				m.Bans.others.networks.limit = 20
+			}
+			incoming(t, m, time.Hour, second...)
+			if got := m.Origins(); got["mx2"] != 5 || got["mx9"] != 15 {
+				t.Errorf("few first %v, restarted %v: %v", fewFirst, again, got)
+			}
+			if got := m.Displaced(); got["mx2"] != 0 || got["mx9"] == 0 {
+				t.Errorf("few first %v, restarted %v: displaced %v", fewFirst, again, got)
+			}
+		}
+	}
+}

@@ -54,10 +54,12 @@ func TestFits(t *testing.T) {
 			if _, err := m.Incoming([]Foreign{{Entry: kv.Entry{Bucket: peersBucket, Key: key, Value: m.Peers.rows.value(elsewhere)}, Origin: name}}, 0, now); err != nil {
 				t.Fatal(err)
 			}
+			m.mu.Lock() // the store reads the tables at the same time
 			if row, ok := m.Bans.own.hosts.get(w.Host()); ok {
 				row.flags |= banForeign
 				m.Bans.others.hosts.put(w.Host(), row, row.since)
 			}
+			m.mu.Unlock()
 		}
 		if err := s.Flush(context.Background()); err != nil {
 			t.Fatalf("round %d: %v", round, err)

@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -52,6 +53,48 @@ func TestLostBanReturns(t *testing.T) {
 				sent := describe(m.Outgoing(10, 0))
 				if got := enforced(m, prefix, 6*time.Hour); got != tt.want || slices.Contains(sent, "bans false") == tt.want {
 					t.Errorf("%s, %s, origin %q: banned %v, sent %q", tt.name, prefix, origin, got, sent)
+				}
+			}
+		}
+	}
+}
+
+// TestForgedOwnBan checks that a ban with the name of this host, which another host may have forged,
+// counts as a ban by another host even if this host has banned the client before. The earlier ban
+// does not replace it on other hosts. Dropping the name removes the ban. If the row has no origin,
+// the ban is this host's own.
+func TestForgedOwnBan(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		for _, earlier := range []bool{false, true} {
+			for _, origin := range []string{"mx1", ""} {
+				p := netip.MustParsePrefix(prefix)
+				m := sharing()
+				m.UseName("mx1")
+				if earlier {
+					m.Bans.AddPrefix(p, time.Hour, "x", at(0))
+				}
+				f := banRow(p, 3*time.Hour, 24*time.Hour)
+				f.Origin = origin
+				m.saved, m.started = 1, m.clock.row(at(4*time.Hour)) // restored from a backup
+				for range 2 {
+					incoming(t, m, 4*time.Hour, f)
+					m.Rewrite()
+					m = restart(m, "mx1", 4*time.Hour)
+				}
+				b, ok := m.Bans.Enforced(p, at(4*time.Hour))
+				if !ok || b.Origin != origin {
+					t.Errorf("%s, earlier ban %v, origin %q: banned %v, %+v", prefix, earlier, origin, ok, b)
+				}
+				sent := func() []string { return describe(m.Outgoing(10, 0)) }
+				if got := sent(); origin == "mx1" && len(got) > 0 {
+					t.Errorf("%s, earlier ban %v: sent %q, which replaces the later ban", prefix, earlier, got)
+				}
+				m.Disown("mx1")
+				if got := sent(); origin == "mx1" && !slices.Equal(got, []string{fmt.Sprint("bans ", earlier)}) {
+					t.Errorf("%s, earlier ban %v: sent %q after the drop", prefix, earlier, got)
+				}
+				if got := enforced(m, prefix, 4*time.Hour); got != (origin == "") {
+					t.Errorf("%s, earlier ban %v, origin %q: banned %v after the drop", prefix, earlier, origin, got)
 				}
 			}
 		}

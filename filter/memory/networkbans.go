@@ -19,6 +19,9 @@ type networkBans struct {
 	// outgoing lists the bans that other hosts must receive; see table. It is nil if bans
 	// are not shared.
 	outgoing map[netip.Prefix]bool
+	// held is the number of bans by each other host, and displaced the number of those deleted or not
+	// added since startup because the table was full.
+	held, displaced map[string]int
 }
 
 func family(a netip.Addr) int {
@@ -35,11 +38,28 @@ func (n *networkBans) status() Status { return Status{n.name, len(n.rows), n.lim
 func (n *networkBans) has(p netip.Prefix) bool { _, ok := n.rows[p]; return ok }
 
 func (n *networkBans) put(p netip.Prefix, b ban) {
-	if !n.has(p) {
+	if old, had := n.rows[p]; had {
+		n.hold(&old, -1)
+	} else {
 		n.bits[family(p.Addr())][p.Bits()]++
 	}
+	n.hold(&b, 1)
 	n.rows[p] = b
 	n.changed(p)
+}
+
+// hold adds to the number of bans by the host that has imposed b.
+func (n *networkBans) hold(b *ban, by int) {
+	origin := n.origin(b)
+	if n.held[origin] += by; n.held[origin] == 0 {
+		delete(n.held, origin)
+	}
+}
+
+// origin returns the other host of a row, or "".
+func (n *networkBans) origin(b *ban) string {
+	origin, _ := splitOrigin(n.rules.list[b.rule])
+	return origin
 }
 
 // touch changes an existing row without sending it to other hosts again.
@@ -58,6 +78,8 @@ func (n *networkBans) mark(p netip.Prefix) {
 
 // del deletes an existing row.
 func (n *networkBans) del(p netip.Prefix) {
+	old := n.rows[p]
+	n.hold(&old, -1)
 	delete(n.rows, p)
 	n.bits[family(p.Addr())][p.Bits()]--
 	n.changed(p)
@@ -117,6 +139,33 @@ func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 		delete(n.outgoing, oldest) // other hosts keep it
 	}
 	return len(n.rows) < n.limit
+}
+
+// makeFairRoom is makeRoom for a ban by another host. If the table is full of active bans, the host
+// with the most bans loses the one that ends first, which is returned, or the new ban if that host has
+// imposed it.
+func (n *networkBans) makeFairRoom(p netip.Prefix, b *ban, now uint32) (first netip.Prefix, ok bool) {
+	if n.makeRoom(p, now) {
+		return first, true
+	}
+	most := n.origin(b)
+	highest := n.held[most] + 1
+	for origin, held := range n.held {
+		if held > highest {
+			most, highest = origin, held
+		}
+	}
+	n.displaced[most]++
+	if most == n.origin(b) {
+		return first, false
+	}
+	for q, row := range n.rows {
+		if n.origin(&row) == most && (!first.IsValid() || row.until < n.rows[first].until) {
+			first = q
+		}
+	}
+	n.del(first)
+	return first, true
 }
 
 func (n *networkBans) shift(by int64) {

@@ -228,7 +228,12 @@ func (s sharedBans) announce() {
 }
 
 func (s sharedBans) send(n int, by int64, put func(key, value []byte)) (left int) {
-	n = send(&s.own.hosts, n, by, put, func(_ Host, b *ban) sending { return s.rules.sending(b) })
+	n = send(&s.own.hosts, n, by, put, func(k Host, b *ban) sending {
+		if replaced(s.Bans, k.Prefix(), b) {
+			return sendNothing
+		}
+		return s.rules.sending(b)
+	})
 	for _, t := range []*networkBans{&s.own.networks, &s.own.ranges} {
 		for p := range t.outgoing {
 			if n <= 0 {
@@ -236,6 +241,9 @@ func (s sharedBans) send(n int, by int64, put func(key, value []byte)) (left int
 			}
 			delete(t.outgoing, p)
 			row, ok := t.rows[p]
+			if ok && !t.ranges && replaced(s.Bans, p, &row) {
+				continue
+			}
 			if ok && s.rules.sending(&row) == sendRow {
 				row.shift(by)
 				put(t.key(p), s.rules.value(row))
@@ -246,6 +254,13 @@ func (s sharedBans) send(n int, by int64, put func(key, value []byte)) (left int
 		}
 	}
 	return n
+}
+
+// replaced reports whether the server has sent a later ban in the name of this host, whose state is
+// from an earlier backup; see receiveOwn. Other hosts must not receive the earlier row b instead.
+func replaced(s *Bans, p netip.Prefix, b *ban) bool {
+	other, _ := s.others.get(p)
+	return s.name != "" && s.rules.imposed(&other) == s.name && other.since > max(b.since, b.unbanned())
 }
 
 func (s sharedBans) receive(f *Foreign, by int64, now uint32) bool {
@@ -313,7 +328,8 @@ func (b *ban) sent() {
 // receiveOwn handles a row of this host that was sent back. This host may have lost the row, or its
 // state is from an earlier backup. Otherwise, this host knows best, and has sent or will send its
 // own row or the deletion of the row. A ban with the name of this host in f counts as a ban by
-// another host, because the name may be false.
+// another host, because the name may be false. This also applies if this host has imposed an
+// earlier ban.
 func receiveOwn(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 	old, known := b.own.live(p, now)
 	other, _ := b.others.get(p)
@@ -326,7 +342,7 @@ func receiveOwn(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 		receiveUnban(b, p, "", row, now)
 	case known && (!lost || row.since <= old.since || old.ends(&row)), wide.until != 0 && row.since <= wide.until:
 		b.own.resend(p)
-	case !known && f.Origin != "":
+	case f.Origin != "":
 		row.flags |= banForeign
 		row.extra, row.times = 0, 0
 		row.rule = b.rules.foreign(f.Origin, b.rules.list[row.rule])
@@ -387,6 +403,15 @@ func setForeign(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 	row.last, row.attempts = old.last, old.attempts
 	if known && old == row {
 		return
+	}
+	if !isSource(p) {
+		deleted, ok := b.others.networks.makeFairRoom(p, &row, now)
+		if deleted.IsValid() {
+			b.log.add(deleted)
+		}
+		if !ok {
+			return
+		}
 	}
 	if b.others.put(p, row, now) {
 		b.log.add(p)
@@ -615,7 +640,14 @@ func (sharedBans) room() int { return 0 }
 
 func (sharedBans) foreignRows() int { return 0 }
 
-func (sharedBans) displaced() map[uint16]int { return nil }
+// displaced counts only bans of networks.
+func (s sharedBans) displaced() map[uint16]int {
+	byHost := make(map[uint16]int)
+	for origin, n := range s.others.networks.displaced {
+		byHost[s.hosts.number(origin)] += n
+	}
+	return byHost
+}
 
 // count calls add with the host of each ban and unban of another host.
 func (s sharedBans) count(_ *sync.Mutex, add func(host string)) {
@@ -651,6 +683,9 @@ func (s sharedBans) disown(origin string) (n int) {
 			s.others.del(p)
 			s.log.add(p)
 			n++
+			if origin == s.name { // the server still has the row
+				s.own.resend(p)
+			}
 		}
 	}
 	for k, row := range s.others.hosts.rows {

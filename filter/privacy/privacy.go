@@ -52,16 +52,23 @@ func fold(dst, text []byte) int {
 
 // Mailbox appends a mailbox with a hash in place of its local part. The domain is kept, but the
 // hash also depends on it. The null sender, role accounts, hashes and empty local parts are kept as
-// well. A source route (RFC 5321 appendix C) is hashed together with the local part.
+// well. A source route (RFC 5321 appendix C) is hashed together with the local part. Text after the last
+// @ that is not a domain is hashed as well, because it may contain a local part.
 func (h *Hasher) Mailbox(dst, addr []byte) []byte {
 	local := addr
-	if i := bytes.LastIndexByte(addr, '@'); i >= 0 {
+	if i := bytes.LastIndexByte(addr, '@'); i >= 0 && domain(addr[i+1:]) {
 		local = addr[:i]
 	}
 	if len(local) == 0 || mailbox.IsRole(local) || mailbox.IsHash(local) {
 		return append(dst, addr...)
 	}
 	return append(h.Word(dst, addr), addr[len(local):]...)
+}
+
+// domain reports whether text may be a domain. An address literal is a domain.
+func domain(text []byte) bool {
+	return !bytes.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '\\' || r < 0x80 && ends(byte(r)) }) &&
+		(bytes.HasPrefix(text, []byte("[")) || bytes.IndexByte(text, ':') < 0)
 }
 
 // Text appends text in which each mailbox is hashed in the same way as by Mailbox. A mailbox is a

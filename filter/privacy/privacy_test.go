@@ -32,6 +32,10 @@ func TestMailbox(t *testing.T) {
 		{"@relay.example,@b.example:john@example.org", word("@relay.example,@b.example:john@example.org") + "@example.org"},
 		{`"john"@example.org`, word(`"john"@example.org`) + "@example.org"},
 		{`"x@j.smith"@example.org`, word(`"x@j.smith"@example.org`) + "@example.org"},
+		{"@relay.example:john", word("@relay.example:john")},
+		{"john@example.org <smith>", word("john@example.org <smith>")},
+		{"x@example.org:john", word("x@example.org:john")},
+		{"john@[IPv6:2001:db8::1]", word("john@[IPv6:2001:db8::1]") + "@[IPv6:2001:db8::1]"},
 		{"a@b@example.org", word("a@b@example.org") + "@example.org"},
 	} {
 		if got := string(h.Mailbox(nil, []byte(c.in))); got != c.want {

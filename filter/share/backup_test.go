@@ -99,10 +99,10 @@ func TestUnbanSurvivesLosses(t *testing.T) {
 }
 
 // TestBansSurviveLosses checks that a ban remains in effect on all hosts after its host has lost its
-// state, or was restored from a backup.
+// state, or was restored from a backup, even if the backup contains an earlier ban of the client.
 func TestBansSurviveLosses(t *testing.T) {
 	p := netip.MustParsePrefix("192.0.2.1/32")
-	for _, backup := range []bool{false, true} {
+	for _, backup := range []string{"", "empty", "with an earlier ban"} {
 		for _, restarted := range []bool{false, true} { // the companion
 			t.Run(fmt.Sprint("backup ", backup, " restarted ", restarted), func(t *testing.T) {
 				f := newFleet(t, "mx1", "mx2")
@@ -118,7 +118,11 @@ func TestBansSurviveLosses(t *testing.T) {
 				}
 				start(nil)
 				var disk []kv.Entry
-				if backup {
+				if backup == "with an earlier ban" {
+					mx1.memory.Bans.AddPrefix(p, time.Minute, "x", f.now.UnixMicro())
+					f.exchange()
+				}
+				if backup != "" {
 					disk = mx1.memory.Changes(1 << 20)
 				}
 				f.now = f.now.Add(time.Hour)

@@ -128,12 +128,15 @@ type register struct {
 	origin *origin
 	stamp  Stamp
 	value  string
-	ban    memory.BanRow // decoded value of a row in memory.BansBucket
+	ban    *memory.BanRow // decoded value of a row in memory.BansBucket, or noBan
 	// mine is set if this host's memory has passed the row to this Replica. Other rows
 	// in this host's name may be forged, and count like another host's rows. sent is
 	// mine, unless the memory may have lost the row since then; see Resend.
 	mine, sent bool
 }
+
+// noBan is the ban of a register that holds no ban or unban, so that most registers need less memory.
+var noBan memory.BanRow
 
 // A row holds all hosts' registers with the same key.
 type row struct {
@@ -525,9 +528,10 @@ func (r *Replica) put(o *origin, one *Row, sent bool) bool {
 	}
 	o.last = max(o.last, one.Stamp)
 	key := rowKey{one.Bucket, one.Key}
-	g := register{origin: o, stamp: one.Stamp, value: one.Value, mine: sent, sent: sent}
+	g := register{origin: o, stamp: one.Stamp, value: one.Value, ban: &noBan, mine: sent, sent: sent}
 	if one.Bucket == memory.BansBucket && one.Value != "" {
-		g.ban, _ = memory.ReadBan([]byte(one.Key), []byte(one.Value))
+		b, _ := memory.ReadBan([]byte(one.Key), []byte(one.Value))
+		g.ban = &b
 	}
 	w := r.rows[key]
 	if w == nil {
@@ -636,7 +640,7 @@ func (g *register) accepted(key rowKey) bool {
 
 // isBan reports whether the register holds a ban or an offence, rather than an unban or
 // some other kind of row.
-func (g *register) isBan() bool { return g.ban.Prefix.IsValid() && !g.ban.Revoked }
+func (g *register) isBan() bool { return g.ban != nil && g.ban.Prefix.IsValid() && !g.ban.Revoked }
 
 // Changed returns merged rows of the other hosts that have changed, for n keys, or fewer if no
 // more have changed. Bans come last, so that the standing of their clients is known when they take
@@ -761,7 +765,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (rows []merged)
 	own, _ := r.register(key, r.hosts[r.self])
 	if latest != nil && latest.origin.Name != r.self { // this host's own register follows if the memory has not sent it
 		unban := merged{value: memory.Unban([]byte(key.key), []byte(latest.value)), origin: latest.origin.Name}
-		if own.isBan() && own.ban.EndedBy(&latest.ban) {
+		if own.isBan() && own.ban.EndedBy(latest.ban) {
 			unban.again = own.stamp
 		}
 		rows = append(rows, unban)
@@ -772,7 +776,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (rows []merged)
 	for i := range w.registers {
 		g := &w.registers[i]
 		switch {
-		case !g.isBan() || g.origin.Name == r.self && g.mine || latest != nil && g.ban.EndedBy(&latest.ban):
+		case !g.isBan() || g.origin.Name == r.self && g.mine || latest != nil && g.ban.EndedBy(latest.ban):
 		case g.ban.Until > g.ban.Since && len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
 			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)
@@ -894,7 +898,7 @@ func (r *Replica) Expire(now time.Time) (own []Row) {
 // needs reports whether an active ban would return without the unban in a register.
 func (w *row) needs(unban *register, now time.Time) bool {
 	return slices.ContainsFunc(w.registers, func(g register) bool {
-		return g.isBan() && g.ban.Active(now.Unix()) && g.ban.EndedBy(&unban.ban)
+		return g.isBan() && g.ban.Active(now.Unix()) && g.ban.EndedBy(unban.ban)
 	})
 }
 

@@ -11,7 +11,7 @@ type OutcomeKind uint8
 // The kinds of outcomes. Kind and Time are always set. The other fields are listed
 // after the colon.
 const (
-	// OutcomeFinding is a finding: Evidence, Confidence, By, Proof, Org, Match.
+	// OutcomeFinding is a finding: Evidence, Confidence, By, Proof, Mailbox, Org, Match.
 	OutcomeFinding OutcomeKind = iota
 	// OutcomeVerdict is a rule's decision: Rule, RuleRef, Phase, Decision, Enforced,
 	// Tokens, Score, Repeat, Exempt.
@@ -36,6 +36,7 @@ type Outcome struct {
 	Confidence string // high, medium or low
 	By         string // source of the evidence
 	Proof      []byte // hostile text, valid only during the call
+	Mailbox    bool   // Proof is the address of a recipient, in any form
 	Org        string
 	Match      string // row or word that matched
 	Helo       []byte // greeting as logged; set by the journal

@@ -569,8 +569,8 @@ Nov 21 10:31:02 mx smtpd[4711]: scanwatch: sessions tag=t src=203.0.113.14 more=
 // logTime matches the time at the start of a log line.
 var logTime = regexp.MustCompile(`(?m)^[A-Z][a-z]{2} [ 0-9]\d \d\d:\d\d:\d\d `)
 
-// mailLogs returns the logs of real servers, and repetitions. The lines of the filter appear in two
-// forms: logged by smtpd, and logged by the filter itself.
+// mailLogs returns the logs of real servers, and repetitions. The lines of the filter appear in four
+// forms: logged by smtpd, and logged by the filter, the milter or scanwatch follow itself.
 func mailLogs(t *testing.T) map[string]string {
 	t.Helper()
 	files, err := filepath.Glob("testdata/maillog-*.txt")
@@ -588,7 +588,11 @@ func mailLogs(t *testing.T) map[string]string {
 	for range 3 {
 		all.WriteString(repetitions)
 	}
-	return map[string]string{"smtpd": all.String(), "syslog": strings.ReplaceAll(all.String(), "smtpd[4711]: scanwatch: ", "filter-scanwatch[4712]: ")}
+	logs := map[string]string{"smtpd": all.String()}
+	for _, program := range []string{"filter-scanwatch", "milter-scanwatch", "scanwatch"} {
+		logs[program] = strings.ReplaceAll(all.String(), "smtpd[4711]: scanwatch: ", program+"[4712]: ")
+	}
+	return logs
 }
 
 // TestFail2banJail checks that fail2ban accepts the jails in contrib.

@@ -152,15 +152,31 @@ mkdir -p "$wants"
 ln -s /usr/lib/systemd/system/scanwatch-sync@.service "$wants/scanwatch-sync@nftables.service"
 ln -s /lib/systemd/system/scanwatch-serve.service "$wants/scanwatch-serve.service"
 ln -s /etc/systemd/system/scanwatch-postfix.path "$wants/scanwatch-postfix.path"
+# The lines from milter-scanwatch(8), and a comment.
+mkdir -p "$root/etc/postfix" "$root/etc/mail"
+printf 'smtpd_milters = { unix:scanwatch/milter.sock,\n    default_action=accept, command_timeout=30s }\n' >"$root/etc/postfix/main.cf"
+echo '# smtpd_milters = unix:scanwatch/milter.sock' >"$root/etc/postfix/master.cf"
+echo 'Xscanwatch, S=unix:/run/scanwatch/milter.sock, T=S:30s;R:30s' >"$root/etc/mail/sendmail.cf"
 in_root dpkg -r $name >"$scratch/dpkg.log" 2>&1 || die "remove: $(cat "$scratch/dpkg.log")"
 grep -q 'still names filter-scanwatch' "$scratch/dpkg.log" || die "no warning about the filter in smtpd.conf"
+[ "$(grep -o '/etc/[^ ]* still names the milter' "$scratch/dpkg.log" | cut -d' ' -f1 | xargs)" = "/etc/postfix/main.cf /etc/mail/sendmail.cf" ] ||
+	die "no warnings about the milter: $(cat "$scratch/dpkg.log")"
 [ -e "$root/etc/scanwatch/scanwatch.conf" ] || die "the removal deleted the configuration"
 [ -e "$root/var/lib/scanwatch/state.db" ] || die "the removal deleted the records"
 [ "$(ls "$wants" | grep scanwatch)" = scanwatch-postfix.path ] || die "enabled after the removal: $(ls "$wants")"
 left=$(in_root dpkg -L $name | grep -v '^/etc' | while read -r file; do [ -f "$root$file" ] && echo "$file"; done || true)
 [ -z "$left" ] || die "files after the removal: $left"
 mkdir -p "$root/var/lib/scanwatch-follow-postfix" "$root/var/lib/scanwatch-feeds" "$root/var/lib/scanwatch-forward"
+# The records may be on a separate file system.
+rm -r "$root/var/lib/scanwatch"
+mkdir "$root/var/lib/scanwatch"
+mount -t tmpfs none "$root/var/lib/scanwatch"
+mkdir "$root/var/lib/scanwatch/sessions"
+touch "$root/var/lib/scanwatch/state.db" "$root/var/lib/scanwatch/sessions/.hidden"
 in_root dpkg -P $name >"$scratch/dpkg.log" 2>&1 || die "purge: $(cat "$scratch/dpkg.log")"
+[ -z "$(ls -A "$root/var/lib/scanwatch")" ] || die "files remain in the mounted directory: $(ls -A "$root/var/lib/scanwatch")"
+umount "$root/var/lib/scanwatch"
+rmdir "$root/var/lib/scanwatch"
 for file in /etc/scanwatch /var/lib/scanwatch /var/lib/scanwatch-feeds /var/lib/scanwatch-forward \
 	/var/lib/scanwatch-follow-postfix /run/scanwatch; do
 	[ ! -e "$root$file" ] || die "$file remains after the purge"

@@ -14,7 +14,7 @@ import (
 //	authentication code (32 bytes)
 //	run: a random number of the companion that has sent the message
 //	number of the message in this run, from 1; 0 in a snapshot
-//	number of rows
+//	number of rows, at most rowsPerMessage
 //	rows: bucket, key and value, each after its length, and stamp
 
 type message struct {
@@ -61,7 +61,7 @@ func decode(key fleetkey.Key, host string, b []byte) (m message, err error) {
 	r := reader{b: b[codeSize:]}
 	m.run, m.number = r.number(), r.number()
 	n := r.number()
-	if n > uint64(len(r.b)) { // even the smallest row takes up several bytes
+	if n > rowsPerMessage { // a row needs many times the memory of its encoding
 		return m, errInvalid
 	}
 	m.rows = make([]share.Row, 0, n)

@@ -1,8 +1,10 @@
 package sharing
 
 import (
+	"encoding/binary"
 	"errors"
 	"reflect"
+	"runtime"
 	"testing"
 
 	"scanwatch/cmd/internal/fleetkey"
@@ -37,6 +39,31 @@ func TestMessage(t *testing.T) {
 		if _, err := decode(key, "mx1", b[:i]); err == nil {
 			t.Fatalf("%d bytes are enough", i)
 		}
+	}
+}
+
+// TestMessageNeedsLittleMemory checks that a message whose rows are empty or missing does not use much
+// more memory than its own size.
+func TestMessageNeedsLittleMemory(t *testing.T) {
+	key := fleetkey.New()
+	empty := encode(key, "mx1", &message{99, 7, make([]share.Row, (maxMessage-codeSize-16)/4)})
+	claimed := append([]byte{99, 7}, binary.AppendUvarint(nil, maxMessage-codeSize-16)...)
+	claimed = append(claimed, make([]byte, maxMessage-codeSize-16)...)
+	sum := key.Sum(fleetkey.PurposeBatch, []byte("mx1"), claimed)
+	for name, b := range map[string][]byte{"empty": empty, "missing": append(sum[:], claimed...)} {
+		if len(b) < maxMessage/2 || len(b) > maxMessage {
+			t.Fatalf("%s: %d bytes", name, len(b))
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := decode(key, "mx1", b)
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; !errors.Is(err, errInvalid) || n > maxMessage {
+			t.Errorf("%s: %d bytes allocated for %d, error %v", name, n, len(b), err)
+		}
+	}
+	if _, err := decode(key, "mx1", encode(key, "mx1", &message{99, 7, make([]share.Row, rowsPerMessage)})); err != nil {
+		t.Errorf("the largest number of rows: %v", err)
 	}
 }
 
