@@ -55,6 +55,17 @@ func thresholdRows() []statement {
 			s.None(c, "unknown-recipient")
 			s.None(d, "backscatter")
 		})},
+		{"thresholds", "The senders double-bounce, mailer-daemon and postmaster, with any domain, count as null senders, because servers also use them to verify addresses", play(func(s *Server) {
+			s.Earlier()
+			for i, sender := range []string{"double-bounce@x.example", "MAILER-DAEMON@y.example", "Postmaster@z.example"} {
+				h := bare(at("203.0.113.%d", 60+i), "mail.x.example")
+				c := s.Ask(h, manner{Sender: sender}, simulate.Words("w", 10*i, 2)...)
+				s.Evidence(c, "backscatter", "high")
+				s.None(c, "unknown-recipient")
+				s.Evidence(s.Ask(h, manner{Sender: sender}, simulate.Words("v", 10*i, 5)...), "harvest", "high")
+			}
+			s.Evidence(s.Ask(unnamed1, manner{Sender: "bounces@x.example"}, simulate.Words("w", 50, 1)...), "unknown-recipient", "high")
+		})},
 		{"thresholds", "Bounces are counted separately, because anyone can forge a sender", play(func(s *Server) {
 			s.Earlier()
 			s.Accepted(s.each(10, minute, manner{Null: true}, same(unnamed1))...)

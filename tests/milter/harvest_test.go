@@ -1,0 +1,65 @@
+//go:build linux
+
+package milter
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"scanwatch/tests/internal/cli"
+	"scanwatch/tests/internal/require"
+)
+
+// TestHarvestOfRefusedRecipients checks that a client is banned that requests recipients which the
+// server itself rejects, and how many it can test until then.
+func TestHarvestOfRefusedRecipients(t *testing.T) {
+	require.Full(t)
+	for name, start := range servers {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.startMilter(conf(t, "standard", "enforce"))
+			start(s, s.recipe(name))
+			word := 0
+			guess := func(sender string) []string {
+				word++
+				return []string{"MAIL FROM:<" + sender + ">", fmt.Sprintf("RCPT TO:<word%d@example.org>", word), "RSET"}
+			}
+			tested := func(src string, sessions, each int, lines func() []string) (n int) {
+				for range sessions {
+					session := scenario{src: src, lines: []string{"EHLO mail.sender.example"}}
+					for range each {
+						session.lines = append(session.lines, lines()...)
+					}
+					replies := session.play(t)
+					s.idle()
+					if strings.HasPrefix(replies[0], "421 ") {
+						return n
+					}
+					n += strings.Count(strings.ToLower(strings.Join(replies, "\n")), "user unknown")
+				}
+				t.Errorf("%s: not banned after %d recipients\n%s", src, n, cli.Run(t, s.path("state"), "bans"))
+				return n
+			}
+			null := func() []string { return guess("") }
+			mixed := func() []string {
+				word += 4
+				return []string{"MAIL FROM:<joe@sender.example>", "RCPT TO:<games@example.org>", fmt.Sprintf("RCPT TO:<word%d@example.org>", word),
+					fmt.Sprintf("RCPT TO:<word%d@example.org>", word+1), fmt.Sprintf("RCPT TO:<word%d@example.org>", word+2), fmt.Sprintf("RCPT TO:<word%d@example.org>", word+3), "QUIT"}
+			}
+			for what, c := range map[string]struct{ n, most int }{
+				"null sender in one session":       {tested("198.51.100.201", 12, 120, null), 120},
+				"null sender, one guess a session": {tested("198.51.100.202", 110, 1, null), 102}, // the test's hosts count as named
+				"a known mailbox and four guesses": {tested("198.51.100.203", 20, 1, mixed), 30},
+			} {
+				t.Logf("%s: %d recipients tested", what, c.n)
+				if c.n > c.most {
+					t.Errorf("%s: %d recipients tested, want at most %d", what, c.n, c.most)
+				}
+			}
+			if log := s.log(); strings.Contains(log, "bug") || strings.Contains(log, "level=ERROR") {
+				t.Error(log)
+			}
+		})
+	}
+}
