@@ -178,7 +178,7 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 	}
 	a, outcomes := p.decider.Ask(p.subject(s), ev)
 	if s.decide.Held && !ev.Refused {
-		p.hold(s, ev)
+		hold(p, s, ev)
 	}
 	p.write(s, outcomes)
 	spare(p, s, ev.Time)
@@ -186,7 +186,7 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 }
 
 // hold records a recipient that a rule has rejected because too many recipients do not exist.
-func (p *Pipeline) hold(s *session, ev *smtp.Event) {
+func hold(p *Pipeline, s *session, ev *smtp.Event) {
 	again := p.memory.Recipients.Held(&p.client, ev.Addr, ev.Time)
 	if !again {
 		p.memory.Recipients.Missed(&p.client, ev.Time)

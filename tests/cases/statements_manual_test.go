@@ -312,7 +312,7 @@ func banRows() []statement {
 		{"Bans", "If at least a quarter of them exist, the rule does not ban the source, because old mailing lists also have recipients that do not exist", lines(countRule, func(s *Server) {
 			s.Earlier()
 			for i := range 5 {
-				s.Deliver(partner, "joe@x.example", append(slices.Clone(mailboxes[2*i:2*i+2]), former(5*i + 5)[5*i:]...)...)
+				s.Deliver(partner, "joe@x.example", append(slices.Clone(mailboxes[2*i:2*i+2]), former(4*i + 4)[4*i:]...)...)
 				s.Bans(partner, 0)
 			}
 		})},
