@@ -46,7 +46,7 @@ func TestHarvestAcrossSessions(t *testing.T) {
 			return append(steps, send)
 		}, time.Minute, 20, 5},
 		"single guesses":                           {"", "joe@example.net", func(i int) []simulate.Step { return guess(i, 1) }, time.Minute, 20, 7},
-		"single guesses with the null sender":      {"", "", func(i int) []simulate.Step { return guess(i, 1) }, time.Minute, 100, 77},
+		"one recipient a session, null sender":     {"", "", func(i int) []simulate.Step { return guess(i, 1) }, time.Minute, 100, 77},
 		"a sender that is verified for many users": {"mail.honest.example", "double-bounce@honest.example", func(i int) []simulate.Step { return guess(i, 1) }, 5 * time.Minute, 35, 0},
 		"one message in each connection, of which every twentieth bounces": {"mail.honest.example", "list-bounces@honest.example", func(i int) []simulate.Step {
 			if i%20 == 19 {

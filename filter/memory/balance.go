@@ -18,7 +18,7 @@ type balance struct {
 }
 
 // balanceFull is the number of bits at which a balance starts again, because the number of existing
-// mailboxes can then no longer be estimated: 56 bits stand for about 133 mailboxes.
+// mailboxes can then no longer be estimated: 56 bits are set by about 133 mailboxes.
 const balanceFull = 56
 
 func newBalances(s *shared) table[uint64, balance] {

@@ -142,7 +142,7 @@ func (n *networkBans) makeRoom(p netip.Prefix, now uint32) bool {
 }
 
 // makeFairRoom is makeRoom for a ban by another host. If the table is full of active bans, the host
-// with the most bans loses the one that ends first, which is returned, or the new ban if that host has
+// with the most bans loses its ban that ends first, which is returned, or the new ban if that host has
 // imposed it.
 func (n *networkBans) makeFairRoom(p netip.Prefix, b *ban, now uint32) (first netip.Prefix, ok bool) {
 	if n.makeRoom(p, now) {

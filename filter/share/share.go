@@ -135,7 +135,7 @@ type register struct {
 	mine, sent bool
 }
 
-// noBan is the ban of a register that holds no ban or unban, so that most registers need less memory.
+// noBan is the ban of a register without a ban or unban, so that most registers need less memory.
 var noBan memory.BanRow
 
 // A row holds all hosts' registers with the same key.
