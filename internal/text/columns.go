@@ -105,6 +105,7 @@ func wrap(s string, columns, indent int, fold bool) string {
 		for Width(line) > columns {
 			end, next := breakPoint(line, columns, fold)
 			if next == len(line) {
+				line = line[:end] // without a space at the end
 				break
 			}
 			out.WriteString(strings.TrimRight(line[:end], " ") + "\n")

@@ -134,6 +134,7 @@ func FuzzEscape(f *testing.F) {
 		f.Add([]byte(hostile.Text))
 	}
 	f.Add([]byte(`\xff\u202e\`))
+	f.Add([]byte(strings.Repeat("x", 80) + " ")) // only the space does not fit
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := text.Escape(b)
 		if back, err := text.Unescape(s); err != nil || !bytes.Equal(back, b) {
