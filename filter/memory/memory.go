@@ -65,7 +65,7 @@ const (
 	maxPeers       = 200_000
 	maxRecipients  = 100_000
 	maxAsks        = 100_000
-	maxBalances    = 50_000
+	maxBalances    = 25_000
 	maxLogins      = 100_000 // pairs of source and user
 	maxSprays      = 50_000
 	maxDomains     = 10_000

@@ -5,6 +5,7 @@ package packaging
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -152,8 +153,21 @@ func TestDependencies(t *testing.T) {
 			listed[name] = true
 		}
 	}
-	direct := strings.Fields(run(t, project, nil, "go", "list", "-m", "-f", "{{if not (or .Main .Indirect)}}{{.Path}}{{end}}", "all"))
-	for _, module := range direct {
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	// go list -m needs the network unless all modules of the graph are in the cache.
+	if err := json.Unmarshal([]byte(run(t, project, nil, "go", "mod", "edit", "-json")), &mod); err != nil || len(mod.Require) == 0 {
+		t.Fatal(mod, err)
+	}
+	for _, require := range mod.Require {
+		if require.Indirect {
+			continue
+		}
+		module := require.Path
 		// If a row lists several modules, only the first has the complete path.
 		_, short, _ := strings.Cut(module, "/")
 		_, shorter, _ := strings.Cut(short, "/")
