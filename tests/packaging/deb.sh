@@ -74,12 +74,14 @@ for conf; do
 	in_root smtpd -n -f /tmp/smtpd.conf >"$scratch/smtpd.log" 2>&1 || die "smtpd rejects $(cat "$conf")"
 done
 
-# start: start smtpd and wait until it listens. The caller limits the time.
+# start: start smtpd and wait until it listens and its filter has opened the state. The
+# caller limits the time.
 start() {
 	(exec chroot "$root" /usr/sbin/smtpd -d -f /etc/smtpd.conf) >"$scratch/smtpd.log" 2>&1 </dev/null &
 	smtpd=$!
 	until { exec 3<>/dev/tcp/127.0.0.1/25; } 2>/dev/null; do alive; done
 	exec 3>&-
+	until in_root scanwatch status >/dev/null 2>&1; do alive; done
 }
 alive() { kill -0 $smtpd 2>/dev/null || die "smtpd has ended"; }
 stop() {
