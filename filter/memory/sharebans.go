@@ -160,9 +160,10 @@ func (b *ban) ends(other *ban) bool {
 }
 
 // revoke ends a ban. The unban must not be earlier than the ban, which may start in the
-// future if its host's clock is ahead.
+// future if its host's clock is ahead. If the ban starts so far in the future that other hosts would
+// omit the unban, a clock has been corrected; see ends.
 func (b *ban) revoke(at uint32) {
-	if b.since == 0 {
+	if b.since == 0 || b.since > at+unbanAhead {
 		b.since = at
 	}
 	b.until = max(at, b.since)
