@@ -600,10 +600,11 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	return freed
 }
 
-// deleteForeign handles a row without a value, which deletes another host's ban.
+// deleteForeign handles a row without a value, which deletes another host's ban. The server does not
+// have the bans of friends.
 func deleteForeign(b *Bans, p netip.Prefix, f *Foreign) {
 	row, known := b.others.get(p)
-	if origin := b.rules.imposed(&row); known && origin != "" && (f.Origin == "" && !f.Partial || f.Origin == origin) {
+	if origin := b.rules.imposed(&row); known && origin != "" && (f.Origin == "" && !f.Partial && !friendly(origin) || f.Origin == origin) {
 		b.others.del(p)
 		b.log.add(p)
 	}
