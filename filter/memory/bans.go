@@ -25,7 +25,7 @@ type ban struct {
 	last         uint32 // latest connection, possibly after the ban; 0 if none
 	attempts     uint16 // connections during the latest ban
 	rule         uint16 // index into ruleNames
-	session      uint64
+	session      uint64 // session that led to the ban, or the time of a manual ban, in microseconds; see ends
 	// extra is, for another host's ban, the time until which firewalls contain it; see Rejected.
 	// Otherwise, it is the time of this host's latest unban before the ban, or before the unban by
 	// another host.
@@ -276,7 +276,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
-	row := ban{since: b.start(p, at), rule: b.rules.number(reason), times: 1}
+	row := ban{since: b.start(p, at), rule: b.rules.number(reason), session: uint64(now), times: 1}
 	row.until = row.since + uint32(d/time.Second)
 	old, ok := b.own.get(p)
 	row.extra, row.end = old.ownUnban(), old.unbannedElsewhere()
@@ -515,6 +515,9 @@ func (n *ruleNames) export(c *clock, p netip.Prefix, b ban) Ban {
 		Session: b.session, Times: int(b.times), Attempts: int(b.attempts),
 		Observe: b.flags&banObserved != 0, Manual: b.flags&banManual != 0, Revoked: b.flags&banRevoked != 0,
 		Listed: b.flags&banListed != 0,
+	}
+	if out.Manual {
+		out.Session = 0
 	}
 	switch {
 	case out.Revoked:

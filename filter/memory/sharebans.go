@@ -160,9 +160,10 @@ func (b *ban) ends(other *ban) bool {
 }
 
 // revoke ends a ban. The unban must not be earlier than the ban, which may start in the
-// future if its host's clock is ahead.
+// future if its host's clock is ahead. If the ban starts so far in the future that other hosts would
+// omit the unban, a clock has been corrected; see ends.
 func (b *ban) revoke(at uint32) {
-	if b.since == 0 {
+	if b.since == 0 || b.since > at+unbanAhead {
 		b.since = at
 	}
 	b.until = max(at, b.since)
@@ -599,10 +600,11 @@ func endWithin(b *Bans, ranges []rangeUnban, now int64) (freed []Freed) {
 	return freed
 }
 
-// deleteForeign handles a row without a value, which deletes another host's ban.
+// deleteForeign handles a row without a value, which deletes another host's ban. The server does not
+// have the bans of friends.
 func deleteForeign(b *Bans, p netip.Prefix, f *Foreign) {
 	row, known := b.others.get(p)
-	if origin := b.rules.imposed(&row); known && origin != "" && (f.Origin == "" && !f.Partial || f.Origin == origin) {
+	if origin := b.rules.imposed(&row); known && origin != "" && (f.Origin == "" && !f.Partial && !friendly(origin) || f.Origin == origin) {
 		b.others.del(p)
 		b.log.add(p)
 	}

@@ -610,3 +610,22 @@ func TestBooks(t *testing.T) {
 		}
 	}
 }
+
+// TestFriendBanAfterFleetUnban checks that a friend's ban remains after an earlier unban of the fleet,
+// and after the fleet no longer has a ban of the prefix.
+func TestFriendBanAfterFleetUnban(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24", "2001:db8::/64"} {
+		p := netip.MustParsePrefix(prefix)
+		m := sharing()
+		fleet := banRow(p, 0, time.Hour)
+		incoming(t, m, time.Minute, fleet)
+		friend := banRow(p, 2*time.Hour, 24*time.Hour)
+		friend.Origin, friend.Partial = FriendPrefix+"mx9", true
+		incoming(t, m, 3*time.Hour, friend)
+		fleet.Value, fleet.Origin = nil, ""
+		incoming(t, m, 3*time.Hour, append(unbanRows(p, false, "mx2", time.Hour), fleet)...)
+		if !enforced(m, prefix, 3*time.Hour) {
+			t.Errorf("%s: the ban of the friend has ended", prefix)
+		}
+	}
+}

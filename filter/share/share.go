@@ -12,7 +12,8 @@
 // started no later. A host lets its bans start after the unbans that it knows, and its
 // unbans are not earlier than the bans that it knows. The times of the hosts'
 // clocks are converted to the clock of the service. After a correction of a host's clock, a
-// ban that was imposed soon after an unban of the same prefix may therefore be lost.
+// ban that was imposed soon after an unban of the same prefix may therefore be lost. An unban
+// still ends the ban that its host knew, because both have the same session.
 //
 // A host sends a ban that another host has ended as a ban of no length, so that the ban
 // cannot return when the unban is lost.

@@ -21,6 +21,7 @@ type host struct {
 	memory  *memory.Memory
 	replica *Replica
 	skew    time.Duration // its clock minus the right time
+	known   bool          // skew is known, so that times are converted
 	inbox   []batch
 }
 
@@ -41,6 +42,14 @@ func newFleet(t *testing.T, names ...string) *fleet {
 
 func (h *host) clock(now time.Time) time.Time { return now.Add(h.skew) }
 
+// service returns the time that the replica uses, and its difference from the host's clock in seconds.
+func (h *host) service(now time.Time) (at time.Time, skew int64) {
+	if h.known {
+		return now, -int64(h.skew / time.Second)
+	}
+	return h.clock(now), 0
+}
+
 // restartCompanion replaces h's replica by one that has read h's registers from the service.
 func (f *fleet) restartCompanion(h *host) {
 	rows := h.replica.Rows(h.name)
@@ -52,20 +61,22 @@ func (f *fleet) restartCompanion(h *host) {
 
 // receive passes the other hosts' rows to h's memory.
 func (f *fleet) receive(h *host) {
+	at, skew := h.service(f.now)
 	for _, b := range h.inbox {
-		if err := h.replica.Apply(b.origin, b.rows, h.clock(f.now)); err != nil {
+		if err := h.replica.Apply(b.origin, b.rows, at); err != nil {
 			f.t.Fatal(err)
 		}
 	}
 	h.inbox = nil
-	if _, err := h.memory.Incoming(h.replica.Changed(1<<20, h.clock(f.now)), 0, h.clock(f.now).UnixMicro()); err != nil {
+	if _, err := h.memory.Incoming(h.replica.Changed(1<<20, at), skew, h.clock(f.now).UnixMicro()); err != nil {
 		f.t.Fatal(err)
 	}
 }
 
 // send returns h's changed rows.
 func (f *fleet) send(h *host) []Row {
-	return h.replica.Own(h.memory.Outgoing(1<<20, 0), h.clock(f.now))
+	at, skew := h.service(f.now)
+	return h.replica.Own(h.memory.Outgoing(1<<20, skew), at)
 }
 
 // exchange delivers all rows to all hosts.

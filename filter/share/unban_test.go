@@ -390,3 +390,87 @@ func TestUnbanInPartition(t *testing.T) {
 		}
 	}
 }
+
+// TestUnbanAfterCorrection checks that an unban ends the bans that the host of the unban knows, even
+// if the clock of the host of a ban is corrected backward after the ban, before or after the unban.
+func TestUnbanAfterCorrection(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		prefix   string
+		manual   bool
+		by       int  // host of the unban
+		late     bool // the clock is corrected before the unban arrives
+		resynced bool // all rows are exchanged between the correction and the unban
+	}{
+		{"a ban by a rule, unbanned elsewhere", "192.0.2.1/32", false, 1, false, true},
+		{"a manual ban, unbanned elsewhere", "192.0.2.1/32", true, 1, false, true},
+		{"before the rows are exchanged", "192.0.2.1/32", true, 1, false, false},
+		{"a network", "192.0.2.0/24", true, 1, false, true},
+		{"a manual ban, unbanned elsewhere before the correction", "192.0.2.1/32", true, 1, true, true},
+		{"a ban by a rule, unbanned there", "192.0.2.1/32", false, 0, false, true},
+		{"a manual ban, unbanned there", "192.0.2.1/32", true, 0, false, true},
+		{"a network, unbanned there", "192.0.2.0/24", true, 0, false, true},
+		{"unbanned there, before the rows are exchanged", "192.0.2.1/32", true, 0, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newFleet(t, "mx1", "mx2", "mx3")
+			p := netip.MustParsePrefix(tt.prefix)
+			for _, h := range f.hosts {
+				h.known = true
+				h.memory.UseKey([16]byte{1})
+			}
+			mx1, by := f.hosts[0], f.hosts[tt.by]
+			mx1.skew = 50 * time.Minute
+			if tt.manual {
+				mx1.memory.Bans.AddPrefix(p, 24*time.Hour, "x", mx1.clock(f.now).UnixMicro())
+			} else {
+				f.ban(mx1, "192.0.2.1")
+			}
+			f.exchange()
+			f.now = f.now.Add(time.Minute)
+			unban := func() {
+				ended := by.memory.Bans.Revoke(p, false, by.clock(f.now).UnixMicro())
+				by.memory.Bans.Disclaim(p, false, ended, by.clock(f.now).UnixMicro())
+			}
+			correct := func() {
+				if mx1.skew = 0; tt.resynced {
+					mx1.memory.Announce()
+					mx1.replica.Resend()
+					if !tt.late {
+						f.exchange()
+					}
+				}
+			}
+			first, then := correct, unban
+			if tt.late {
+				first, then = unban, correct
+			}
+			first()
+			f.now = f.now.Add(time.Minute)
+			then()
+			for range 3 {
+				f.exchange()
+				f.now = f.now.Add(time.Minute)
+			}
+			for range 3 {
+				for _, h := range f.hosts {
+					if b, ok := h.memory.Bans.Enforced(p, h.clock(f.now).UnixMicro()); ok {
+						t.Errorf("%s: %+v", h.name, b)
+					}
+				}
+				f.now = f.now.Add(30 * time.Minute)
+				for _, h := range f.hosts { // rows with times in the future are read again
+					for _, name := range h.replica.Missed(f.now) {
+						for _, other := range f.hosts {
+							if other.name == name {
+								h.inbox = append(h.inbox, batch{name, other.replica.Rows(name)})
+							}
+						}
+					}
+				}
+				f.exchange()
+				f.exchange()
+			}
+		})
+	}
+}
