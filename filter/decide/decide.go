@@ -203,7 +203,8 @@ func (d *Decider) exempts(st *State, phase smtp.Phase) bool {
 func (d *Decider) request(s Subject, ev *smtp.Event) *rules.Facts {
 	f := d.fill(s, ev.Phase, ev.Time)
 	if ev.Phase == smtp.PhaseRcptTo {
-		f.RcptTo, f.RcptKnown, f.RcptLocal = ev.Addr, d.Memory.Recipients.Known(ev.Addr, ev.Time), d.local(ev.Addr)
+		f.RcptTo, f.RcptLocal = ev.Addr, d.local(ev.Addr)
+		f.RcptKnown = ev.Exists || d.Memory.Recipients.Known(ev.Addr, ev.Time)
 	}
 	return f
 }

@@ -14,12 +14,10 @@ type balance struct {
 	missing uint16
 	// existing is a linear counter of distinct mailboxes: bit i is set if the hash of a mailbox is
 	// i modulo 64. If repeated requests counted, a single existing mailbox could hide a harvest.
+	// The count ends at 266, so the existing mailboxes of a host hide at most three times as many
+	// missing ones in a day.
 	existing uint64
 }
-
-// balanceFull is the number of bits at which a balance starts again, because the number of existing
-// mailboxes can then no longer be estimated: 56 bits are set by about 133 mailboxes.
-const balanceFull = 56
 
 func newBalances(s *shared) table[uint64, balance] {
 	return newTable(s, schema[uint64, balance]{
@@ -68,7 +66,7 @@ func (t *Recipients) settle(c *Client, now int64, missing uint32, existing uint6
 	at, k := t.clock.row(now), c.Host().number()
 	old, ok := t.balances.live(k, at)
 	b := old
-	if !ok || bits.OnesCount64(b.existing) >= balanceFull {
+	if !ok {
 		b = balance{since: at}
 	}
 	b.missing = uint16(min(uint32(b.missing)+missing, math.MaxUint16))
@@ -79,8 +77,8 @@ func (t *Recipients) settle(c *Client, now int64, missing uint32, existing uint6
 }
 
 // Balance returns how many distinct mailboxes c has requested within the last day: how many exist,
-// which is an estimate, and how many are missing. If there were very many, or if the table was
-// full, only the latest count.
+// which is an estimate of at most 266, and how many are missing. If the table was full, only the
+// latest requests count.
 func (t *Recipients) Balance(c *Client, now int64) (existing, missing uint32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

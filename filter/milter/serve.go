@@ -487,7 +487,7 @@ func (c *conversation) rcpt(data []byte, at int64) smtp.Answer {
 	a, done := c.refused()
 	if !done {
 		r := s.request(smtp.PhaseRcptTo, at, nil, addr)
-		r.Refused = s.refused()
+		r.Refused, r.Exists = s.refused(), !s.refused()
 		a = c.ask(r)
 	}
 	switch {

@@ -50,7 +50,8 @@ const (
 	// EventDisconnect closes a session: Ending.
 	EventDisconnect
 	// EventRequest is a request for an Answer: Phase, Waited. PhaseHelo also sets Name, and
-	// PhaseMailFrom and PhaseRcptTo also set Addr. PhaseRcptTo also sets Refused.
+	// PhaseMailFrom and PhaseRcptTo also set Addr. PhaseRcptTo also sets Refused and
+	// Exists.
 	EventRequest
 	// EventListed is a DNS list's answer about the client: Name (the list), Text (the codes,
 	// separated by commas), Word (the zone), Result (fail: listed in a block list; pass: listed in
@@ -124,6 +125,7 @@ type Event struct {
 	Phase   Phase
 	Waited  bool // the request cannot wait: its Answer must be final
 	Refused bool // the server itself has rejected the recipient, so a rule can only disconnect the client
+	Exists  bool // the server itself has accepted the recipient; unset if it has not decided yet
 	Verb    Verb
 	Cause   Cause
 	Result  Result

@@ -63,6 +63,7 @@ func limitRows() []statement {
 		})},
 		{presets, "The replies show a client which mailboxes exist, because only unknown recipients are rejected", play(persistent)},
 		{presets, "A host that requests many more unknown recipients is therefore banned, and hosts in a domain or network that does so are disconnected", play(persistent)},
+		{presets, "A known host is banned when its session ends", play(bought)},
 		{presets, "Bounces to unknown recipients: many are normal, because senders are easy to forge", play(func(s *Server) {
 			s.Earlier()
 			s.Answers(16, s.each(17, 30*minute, manner{Null: true}, same(unnamed1))...)
@@ -319,6 +320,23 @@ func persistent(s *Server) {
 	play(s.of(21, 11), s.of(120, 60), 5*minute, func(i int) simulate.Host { return bare(at("198.51.100.%d", 100+i), "mail.x.example") })
 	s.Wait(2 * day)
 	play(s.of(41, 21), s.of(120, 60), 5*minute, func(i int) simulate.Host { return named(far(i), fmt.Sprintf("mx%d.broken.example", i)) })
+}
+
+// bought sends a message, and on the next day requests recipients that do not exist.
+func bought(s *Server) {
+	s.Earlier()
+	s.History(unnamed1, 1, 26*hour)
+	for i := 0; s.ban(unnamed1).Rule == ""; i++ {
+		if i > 2*s.of(60, 30) {
+			s.Fail("no ban after %d sessions", i)
+			return
+		}
+		c := s.Ask(unnamed1, manner{}, simulate.Words("bought", 3*i, 3)...)
+		s.Check(!c.Barred, "session %d: %s", i+1, answers(c))
+		s.Wait(minute)
+	}
+	s.Check(s.ban(unnamed1).Rule == "persistent-end", "banned by %s", s.ban(unnamed1).Rule)
+	s.Bans(unnamed1, hour)
 }
 
 func relayLimit(s *Server) {

@@ -64,7 +64,8 @@ func standingRows() []statement {
 			}
 		})},
 		{"Standing", "Ordinary mail was accepted on an earlier day within the last 400 days, or authenticated users of this server write to the domain", play(knownSince)},
-		{"Standing", "Rules ban a known client only for failed logins, and the thresholds for its recipients are doubled", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
+		{"Standing", "Rules ban a known client only for failed logins, or if they are marked even trusted", play(bought)},
+		{"Standing", "The thresholds for the recipients of a known client are doubled", append(under(trial("1h"), knownNotBanned), play(func(s *Server) {
 			s.History(named1, 1, 26*hour)
 			s.Answers(11, s.each(12, minute, manner{}, same(named1))...)
 		})...)},

@@ -63,3 +63,37 @@ func TestHarvestOfRefusedRecipients(t *testing.T) {
 		})
 	}
 }
+
+// TestNewSite checks that a mailing list reaches all members who exist, although the filter knows
+// none of them, and some do not exist.
+func TestNewSite(t *testing.T) {
+	require.Full(t)
+	members := map[string]func(*site) string{
+		"Postfix": func(s *site) string {
+			s.write("members.regexp", "/^member\\./ x\n")
+			return "\nlocal_recipient_maps = regexp:" + s.path("members.regexp") + "\n"
+		},
+		"Sendmail": func(*site) string { return "LOCAL_RULE_0\nRmember.$-<@$*>\t$#local $: games\n" },
+	}
+	for name, start := range servers {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t)
+			s.startMilter(conf(t, "standard", "enforce"))
+			start(s, s.recipe(name)+members[name](s))
+			for i := range 28 {
+				member, want := fmt.Sprintf("member.%d", i), "250 2.1.5"
+				if i%3 == 2 {
+					member, want = fmt.Sprintf("former.%d", i), "550 5.1.1"
+				}
+				session := scenario{src: "198.51.100.210", lines: []string{
+					"EHLO mail.lists.example", fmt.Sprintf("MAIL FROM:<list+%d@lists.example>", i), "RCPT TO:<" + member + "@example.org>", "QUIT",
+				}}
+				replies := session.play(t)
+				s.idle()
+				if len(replies) < 4 || !strings.HasPrefix(replies[3], want) {
+					t.Fatalf("%s: %q, want %s", member, replies, want)
+				}
+			}
+		})
+	}
+}
