@@ -1,6 +1,7 @@
 package memory
 
 import (
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,7 +26,7 @@ type ban struct {
 	last         uint32 // latest connection, possibly after the ban; 0 if none
 	attempts     uint16 // connections during the latest ban
 	rule         uint16 // index into ruleNames
-	session      uint64 // session that led to the ban, or the time of a manual ban, in microseconds; see ends
+	session      uint64 // session that led to the ban, or a random number for a manual ban; see ends
 	// extra is, for another host's ban, the time until which firewalls contain it; see Rejected.
 	// Otherwise, it is the time of this host's latest unban before the ban, or before the unban by
 	// another host.
@@ -276,9 +277,12 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	at := b.clock.row(now)
-	row := ban{since: b.start(p, at), rule: b.rules.number(reason), session: uint64(now), times: 1}
+	row := ban{since: b.start(p, at), rule: b.rules.number(reason), session: rand.Uint64() | 1, times: 1}
 	row.until = row.since + uint32(d/time.Second)
 	old, ok := b.own.get(p)
+	if ok && old.active(at) && row.since == old.since && old.flags&banManual != 0 { // other hosts may not know the change when they unban
+		row.session = old.session
+	}
 	row.extra, row.end = old.ownUnban(), old.unbannedElsewhere()
 	if row.flags |= banManual; ok && isSource(p) {
 		row.last = old.last

@@ -96,7 +96,11 @@ func (b *ban) ownUnbanRow() (unban ban, ok bool) {
 		return *b, true
 	}
 	at := b.ownUnban()
-	return ban{since: at, until: at, rule: b.rule, flags: banRevoked}, at != 0
+	unban = ban{since: at, until: at, rule: b.rule, flags: banRevoked}
+	if b.flags&banRevoked != 0 { // another host has repeated the unban
+		unban.session = b.session
+	}
+	return unban, at != 0
 }
 
 // unbannedElsewhere returns the time of another host's latest unban in the row, or 0.
@@ -344,6 +348,9 @@ func receiveOwn(b *Bans, p netip.Prefix, f *Foreign, row ban, now uint32) {
 	case known && (!lost || row.since <= old.since || old.ends(&row)), wide.until != 0 && row.since <= wide.until:
 		b.own.resend(p)
 	case f.Origin != "":
+		if unban, ok := row.ownUnbanRow(); ok { // setForeign does not keep it
+			receiveUnban(b, p, "", unban, now)
+		}
 		row.flags |= banForeign
 		row.extra, row.times = 0, 0
 		row.rule = b.rules.foreign(f.Origin, b.rules.list[row.rule])
@@ -505,7 +512,7 @@ func receiveUnban(b *Bans, p netip.Prefix, origin string, unban ban, now uint32)
 // ended returns a ban of this host after an unban, which is another host's if origin is not empty.
 func (n *ruleNames) ended(old ban, origin string, unban *ban) ban {
 	row := old
-	row.until = max(unban.until, old.since)
+	row.since, row.until = min(old.since, unban.until), unban.until
 	row.flags |= banRevoked
 	if origin == "" {
 		row.extra, row.end = 0, 0
@@ -800,5 +807,5 @@ func (n *ruleNames) keeps(f *Foreign, b, row *ban, now uint32) bool {
 	if !b.active(now) || n.imposed(b) == f.Origin {
 		return false
 	}
-	return friendly(f.Origin) || f.Partial && row.until <= b.until
+	return friendly(f.Origin) || friendly(n.imposed(b)) && !row.active(now) || f.Partial && row.until <= b.until
 }

@@ -629,3 +629,23 @@ func TestFriendBanAfterFleetUnban(t *testing.T) {
 		}
 	}
 }
+
+// TestFriendBanAfterFleetBan checks that a friend's ban remains if an expired ban of the fleet arrives
+// again after a restart.
+func TestFriendBanAfterFleetBan(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24", "2001:db8::/64"} {
+		p := netip.MustParsePrefix(prefix)
+		m := sharing()
+		m.UseName("mx5")
+		fleet := banRow(p, 0, time.Hour)
+		incoming(t, m, time.Minute, fleet)
+		friend := banRow(p, 2*time.Hour, 24*time.Hour)
+		friend.Origin, friend.Partial = FriendPrefix+"mx9", true
+		incoming(t, m, 3*time.Hour, friend)
+		m = restart(m, "mx5", 3*time.Hour)
+		incoming(t, m, 3*time.Hour, fleet)
+		if !enforced(m, prefix, 3*time.Hour) {
+			t.Errorf("%s: the ban of the friend has ended", prefix)
+		}
+	}
+}

@@ -765,8 +765,15 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (rows []merged)
 	latest := w.unban()
 	own, _ := r.register(key, r.hosts[r.self])
 	if latest != nil && latest.origin.Name != r.self { // this host's own register follows if the memory has not sent it
-		unban := merged{value: memory.Unban([]byte(key.key), []byte(latest.value)), origin: latest.origin.Name}
-		if own.isBan() && own.ban.EndedBy(latest.ban) {
+		// An earlier unban may end this host's ban by its session, if the latest does not.
+		chosen := latest
+		for i := range w.registers {
+			if g := &w.registers[i]; own.isBan() && !own.ban.EndedBy(latest.ban) && g.origin.Name != r.self && own.ban.EndedBy(g.ban) {
+				chosen = g
+			}
+		}
+		unban := merged{value: memory.Unban([]byte(key.key), []byte(chosen.value)), origin: chosen.origin.Name}
+		if own.isBan() && own.ban.EndedBy(chosen.ban) {
 			unban.again = own.stamp
 		}
 		rows = append(rows, unban)
@@ -777,7 +784,7 @@ func (r *Replica) togetherBan(key rowKey, w *row, now time.Time) (rows []merged)
 	for i := range w.registers {
 		g := &w.registers[i]
 		switch {
-		case !g.isBan() || g.origin.Name == r.self && g.mine || latest != nil && g.ban.EndedBy(latest.ban):
+		case !g.isBan() || g.origin.Name == r.self && g.mine || slices.ContainsFunc(w.registers, func(u register) bool { return g.ban.EndedBy(u.ban) }):
 		case g.ban.Until > g.ban.Since && len(g.origin.minutes[g.minute()]) > r.limits.Bans:
 		default:
 			v := memory.LimitBan([]byte(g.value), r.limits.Duration, r.limits.Observe)

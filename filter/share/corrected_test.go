@@ -1,0 +1,233 @@
+package share
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"scanwatch/filter/memory"
+	"scanwatch/internal/kv"
+)
+
+// correctedFleet returns a fleet whose clocks' errors are known, so that times are converted.
+func correctedFleet(t *testing.T, names ...string) *fleet {
+	f := newFleet(t, names...)
+	for _, h := range f.hosts {
+		h.known = true
+		h.memory.UseKey([16]byte{1})
+		h.memory.UseName(h.name)
+	}
+	return f
+}
+
+func (f *fleet) revoke(h *host, p netip.Prefix) {
+	ended := h.memory.Bans.Revoke(p, false, h.clock(f.now).UnixMicro())
+	h.memory.Bans.Disclaim(p, false, ended, h.clock(f.now).UnixMicro())
+}
+
+func (f *fleet) manual(h *host, p netip.Prefix, d time.Duration) {
+	h.memory.Bans.AddPrefix(p, d, "x", h.clock(f.now).UnixMicro())
+}
+
+// missed passes rows with times in the future to the hosts again.
+func (f *fleet) missed() {
+	for _, h := range f.hosts {
+		for _, name := range h.replica.Missed(f.now) {
+			for _, other := range f.hosts {
+				if other.name == name {
+					h.inbox = append(h.inbox, batch{name, other.replica.Rows(name)})
+				}
+			}
+		}
+	}
+}
+
+// later runs the fleet for hours, and lists the hosts that enforce p.
+func (f *fleet) later(p netip.Prefix, hours int) (out []string) {
+	for i := range hours * 6 {
+		for _, h := range f.hosts {
+			if b, ok := h.memory.Bans.Enforced(p, h.clock(f.now).UnixMicro()); ok {
+				out = append(out, fmt.Sprintf("+%dmin %s: since %s until %s origin %q", i*10, h.name, b.Since.Format(time.TimeOnly), b.Until.Format(time.DateTime), b.Origin))
+			}
+		}
+		f.now = f.now.Add(10 * time.Minute)
+		f.missed()
+		f.exchange()
+		f.exchange()
+	}
+	return out
+}
+
+func (h *host) resync() { h.memory.Announce(); h.replica.Resend() }
+
+func load(h *host, disk []kv.Entry, now time.Time) {
+	slices.SortStableFunc(disk, func(a, b kv.Entry) int {
+		return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
+	})
+	h.memory.Load(slices.Values(disk), h.clock(now).UnixMicro())
+	h.memory.Announce()
+}
+
+// TestUnbanAfterRestore checks that an unban still ends its ban if the filter's state is restored from
+// a backup that is older than the unban, also if the prefix was banned again for a shorter time.
+func TestUnbanAfterRestore(t *testing.T) {
+	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
+		for _, companion := range []bool{false, true} { // the companion is restarted as well
+			for _, again := range []bool{false, true} { // the client is banned again after the unban
+				t.Run(fmt.Sprint(prefix, " companion restarted ", companion, " banned again ", again), func(t *testing.T) {
+					p := netip.MustParsePrefix(prefix)
+					f := newFleet(t, "mx1", "mx2")
+					mx1, mx2 := f.hosts[0], f.hosts[1]
+					for _, h := range f.hosts {
+						h.memory.UseKey([16]byte{1})
+						h.memory.UseName(h.name)
+					}
+					mx1.memory.Follow()
+					mx1.memory.Tick(f.now.UnixMicro())
+					mx1.memory.Bans.AddPrefix(p, 10*time.Hour, "first", f.now.UnixMicro())
+					f.exchange()
+					disk := mx1.memory.Changes(1 << 20) // the backup
+					f.now = f.now.Add(time.Hour)
+					mx1.memory.Tick(f.now.UnixMicro())
+					ended := mx1.memory.Bans.Revoke(p, false, f.now.UnixMicro())
+					mx1.memory.Bans.Disclaim(p, false, ended, f.now.UnixMicro())
+					f.exchange()
+					f.now = f.now.Add(time.Minute)
+					if again {
+						mx1.memory.Bans.AddPrefix(p, 3*time.Hour, "second", f.now.UnixMicro())
+					}
+					f.exchange()
+					f.now = f.now.Add(time.Minute)
+					mx1.memory = memory.New()
+					mx1.memory.UseName("mx1")
+					load(mx1, disk, f.now)
+					if companion {
+						f.restartCompanion(mx1)
+						mx1.inbox = append(mx1.inbox, batch{"mx2", mx2.replica.Rows("mx2")})
+					}
+					mx1.replica.Resend()
+					for range 4 {
+						f.exchange()
+					}
+					f.now = f.now.Add(4 * time.Hour) // the second ban has ended
+					f.exchange()
+					for _, h := range f.hosts {
+						if b, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); ok {
+							t.Errorf("%s enforces the unbanned ban %q until %v", h.name, b.Rule, b.Until)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestUnbanRepeated checks that an unban ends a ban of a host whose clock was corrected while it was
+// away, also if another host has repeated the unban, whatever that host knew of the prefix before.
+func TestUnbanRepeated(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		for _, how := range []string{"", "earlier unban", "earlier ban", "own active ban"} {
+			p := netip.MustParsePrefix("192.0.2.1/32")
+			f := correctedFleet(t, "mx1", "mx2", "mx3")
+			all := f.hosts
+			mx1, mx2, mx3 := all[0], all[1], all[2]
+			if how == "earlier unban" || how == "earlier ban" {
+				f.manual(mx3, p, time.Hour)
+				f.exchange()
+				f.now = f.now.Add(time.Minute)
+				if how == "earlier unban" {
+					f.revoke(mx3, p)
+				}
+				f.now = f.now.Add(time.Second)
+				f.exchange()
+				f.exchange()
+				f.now = f.now.Add(24 * time.Hour)
+			}
+			mx1.skew = 50 * time.Minute
+			f.manual(mx1, p, 24*time.Hour)
+			f.exchange()
+			if how == "own active ban" {
+				f.manual(mx3, p, time.Hour)
+				f.exchange()
+			}
+			f.now = f.now.Add(time.Minute)
+			f.hosts = all[1:]
+			mx1.skew = 0
+			mx1.resync()
+			f.now = f.now.Add(time.Minute)
+			f.revoke(mx2, p)
+			f.exchange()
+			f.exchange()
+			f.now = f.now.Add(time.Minute)
+			f.revoke(mx3, p) // a repetition
+			f.exchange()
+			f.exchange()
+			f.hosts = all
+			if gone {
+				f.hosts = []*host{mx1, mx3}
+			}
+			for _, h := range f.hosts {
+				for _, o := range all {
+					if h != o && (h == mx1 || o == mx1) {
+						h.inbox = append(h.inbox, batch{o.name, o.replica.Rows(o.name)})
+					}
+				}
+			}
+			f.exchange()
+			if out := f.later(p, 12); len(out) > 0 {
+				t.Errorf("gone %v, %s: %d, %s ... %s", gone, how, len(out), out[0], out[len(out)-1])
+			}
+		}
+	}
+}
+
+// TestBanAfterUnban checks that a ban after an unban is in effect on all hosts, if the clock of the
+// host of an earlier ban was corrected.
+func TestBanAfterUnban(t *testing.T) {
+	for _, ahead := range []int{-50, -20, 0, 20, 31, 50} {
+		for _, by := range []int{0, 1} {
+			for _, again := range []int{0, 1, 2} {
+				for _, wait := range []int{1, 25, 55} {
+					p := netip.MustParsePrefix("192.0.2.1/32")
+					f := correctedFleet(t, "mx1", "mx2", "mx3")
+					mx1 := f.hosts[0]
+					mx1.skew = time.Duration(ahead) * time.Minute
+					f.manual(mx1, p, 2*time.Hour)
+					f.exchange()
+					f.now = f.now.Add(time.Minute)
+					mx1.skew = 0
+					mx1.resync()
+					f.exchange()
+					f.now = f.now.Add(time.Minute)
+					f.revoke(f.hosts[by], p)
+					f.exchange()
+					f.exchange()
+					f.now = f.now.Add(time.Duration(wait) * time.Minute)
+					f.missed()
+					f.exchange()
+					f.manual(f.hosts[again], p, 5*time.Hour)
+					f.exchange()
+					f.exchange()
+					end := f.now.Add(4 * time.Hour)
+					bad := map[string]int{}
+					for f.now.Before(end) {
+						for _, h := range f.hosts {
+							if _, ok := h.memory.Bans.Enforced(p, h.clock(f.now).UnixMicro()); !ok {
+								bad[h.name]++
+							}
+						}
+						f.now = f.now.Add(10 * time.Minute)
+						f.missed()
+						f.exchange()
+						f.exchange()
+					}
+					if len(bad) > 0 {
+						t.Errorf("ahead %d by %d again %d wait %d: lost for 10 min: %v", ahead, by, again, wait, bad)
+					}
+				}
+			}
+		}
+	}
+}
