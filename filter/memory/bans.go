@@ -280,7 +280,7 @@ func (b *Bans) AddPrefix(p netip.Prefix, d time.Duration, reason string, now int
 	row := ban{since: b.start(p, at), rule: b.rules.number(reason), session: rand.Uint64() | 1, times: 1}
 	row.until = row.since + uint32(d/time.Second)
 	old, ok := b.own.get(p)
-	if ok && old.active(at) && row.since == old.since && old.flags&banManual != 0 { // other hosts may not know the change when they unban
+	if ok && old.active(at) && row.since == old.since && old.flags&banManual != 0 { // an unban by another host may precede the change
 		row.session = old.session
 	}
 	row.extra, row.end = old.ownUnban(), old.unbannedElsewhere()

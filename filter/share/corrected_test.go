@@ -70,12 +70,12 @@ func load(h *host, disk []kv.Entry, now time.Time) {
 	h.memory.Announce()
 }
 
-// TestUnbanAfterRestore checks that an unban still ends its ban if the filter's state is restored from
-// a backup that is older than the unban, also if the prefix was banned again for a shorter time.
+// TestUnbanAfterRestore checks that an unban still ends its ban after the filter's state was restored
+// from an older backup, even if a shorter ban followed.
 func TestUnbanAfterRestore(t *testing.T) {
 	for _, prefix := range []string{"192.0.2.1/32", "192.0.2.0/24"} {
-		for _, companion := range []bool{false, true} { // the companion is restarted as well
-			for _, again := range []bool{false, true} { // the client is banned again after the unban
+		for _, companion := range []bool{false, true} {
+			for _, again := range []bool{false, true} {
 				t.Run(fmt.Sprint(prefix, " companion restarted ", companion, " banned again ", again), func(t *testing.T) {
 					p := netip.MustParsePrefix(prefix)
 					f := newFleet(t, "mx1", "mx2")
@@ -88,7 +88,7 @@ func TestUnbanAfterRestore(t *testing.T) {
 					mx1.memory.Tick(f.now.UnixMicro())
 					mx1.memory.Bans.AddPrefix(p, 10*time.Hour, "first", f.now.UnixMicro())
 					f.exchange()
-					disk := mx1.memory.Changes(1 << 20) // the backup
+					disk := mx1.memory.Changes(1 << 20)
 					f.now = f.now.Add(time.Hour)
 					mx1.memory.Tick(f.now.UnixMicro())
 					ended := mx1.memory.Bans.Revoke(p, false, f.now.UnixMicro())
@@ -111,7 +111,7 @@ func TestUnbanAfterRestore(t *testing.T) {
 					for range 4 {
 						f.exchange()
 					}
-					f.now = f.now.Add(4 * time.Hour) // the second ban has ended
+					f.now = f.now.Add(4 * time.Hour)
 					f.exchange()
 					for _, h := range f.hosts {
 						if b, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); ok {
@@ -124,8 +124,8 @@ func TestUnbanAfterRestore(t *testing.T) {
 	}
 }
 
-// TestUnbanRepeated checks that an unban ends a ban of a host whose clock was corrected while it was
-// away, also if another host has repeated the unban, whatever that host knew of the prefix before.
+// TestUnbanRepeated checks that a repeated unban ends a ban by a host whose clock was corrected during
+// its absence.
 func TestUnbanRepeated(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		for _, how := range []string{"", "earlier unban", "earlier ban", "own active ban"} {
@@ -161,7 +161,7 @@ func TestUnbanRepeated(t *testing.T) {
 			f.exchange()
 			f.exchange()
 			f.now = f.now.Add(time.Minute)
-			f.revoke(mx3, p) // a repetition
+			f.revoke(mx3, p)
 			f.exchange()
 			f.exchange()
 			f.hosts = all
@@ -183,8 +183,8 @@ func TestUnbanRepeated(t *testing.T) {
 	}
 }
 
-// TestBanAfterUnban checks that a ban after an unban is in effect on all hosts, if the clock of the
-// host of an earlier ban was corrected.
+// TestBanAfterUnban checks that a ban after an unban takes effect on all hosts, even if an earlier ban
+// came from a host with a wrong clock.
 func TestBanAfterUnban(t *testing.T) {
 	for _, ahead := range []int{-50, -20, 0, 20, 31, 50} {
 		for _, by := range []int{0, 1} {

@@ -26,7 +26,7 @@ func TestBalance(t *testing.T) {
 		}
 		s.Wait(day)
 	}
-	// post sends a message to each member in a session of its own.
+	// post sends a message to each member in a separate session.
 	post := func(s *Server, size int) {
 		for i := range size {
 			c := s.Connect(list)
@@ -42,7 +42,7 @@ func TestBalance(t *testing.T) {
 		}
 		s.Bans(list, 0)
 	}
-	// harvest requests nine guesses in each of 300 sessions, and the given mailboxes seven at a time.
+	// harvest requests nine words in each of 300 sessions, and the given mailboxes seven at a time.
 	harvest := func(s *Server, h simulate.Host, mailboxes int, most int) {
 		tested := 0
 		for i := range 300 {
