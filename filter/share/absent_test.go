@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"scanwatch/filter/memory"
-	"scanwatch/internal/kv"
 	"scanwatch/rules"
 )
 
@@ -22,10 +21,7 @@ func TestAbsentStanding(t *testing.T) {
 		if _, err := m.Incoming(r.Changed(100, noon), 0, noon.UnixMicro()); err != nil {
 			t.Fatal(err)
 		}
-		disk := m.Changes(1 << 20)
-		slices.SortStableFunc(disk, func(a, b kv.Entry) int {
-			return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
-		})
+		disk := stored(m)
 		m = memory.New()
 		m.UseName("mx1")
 		m.Load(slices.Values(disk), noon.UnixMicro())

@@ -34,7 +34,7 @@ func TestUnbanSurvivesLosses(t *testing.T) {
 				mx1 := f.hosts[0]
 				mx1.memory.Bans.AddPrefix(p, 24*time.Hour, "x", f.now.UnixMicro())
 				f.exchange()
-				backup := mx1.memory.Changes(1 << 20)
+				backup := stored(mx1.memory)
 				f.now = f.now.Add(time.Minute)
 				if u := netip.MustParsePrefix(tt.unban); tt.within || u != p {
 					mx1.memory.Bans.Revoke(u, tt.within, f.now.UnixMicro())
@@ -54,9 +54,6 @@ func TestUnbanSurvivesLosses(t *testing.T) {
 				mx1.memory = memory.New()
 				mx1.memory.UseKey([16]byte{1})
 				mx1.memory.UseName("mx1")
-				slices.SortStableFunc(backup, func(a, b kv.Entry) int {
-					return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
-				})
 				mx1.memory.Load(slices.Values(backup), f.now.UnixMicro())
 				if _, ok := mx1.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
 					t.Fatal("the backup has no ban")
@@ -164,7 +161,7 @@ func TestBackupBeforeUnban(t *testing.T) {
 			mx1 := f.hosts[0]
 			mx1.memory.Bans.AddPrefix(p, 300*time.Hour, "long", f.now.UnixMicro())
 			f.exchange()
-			disk := mx1.memory.Changes(1 << 20)
+			disk := stored(mx1.memory)
 			f.now = f.now.Add(time.Minute)
 			f.unban(mx1, "192.0.2.1")
 			f.exchange()

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"scanwatch/filter/memory"
-	"scanwatch/internal/kv"
 )
 
 // correctedFleet returns a fleet whose clocks' errors are known, so that times are converted.
@@ -62,14 +61,6 @@ func (f *fleet) later(p netip.Prefix, hours int) (out []string) {
 
 func (h *host) resync() { h.memory.Announce(); h.replica.Resend() }
 
-func load(h *host, disk []kv.Entry, now time.Time) {
-	slices.SortStableFunc(disk, func(a, b kv.Entry) int {
-		return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
-	})
-	h.memory.Load(slices.Values(disk), h.clock(now).UnixMicro())
-	h.memory.Announce()
-}
-
 // TestUnbanAfterRestore checks that an unban still ends its ban after the filter's state was restored
 // from an older backup, even if a shorter ban followed.
 func TestUnbanAfterRestore(t *testing.T) {
@@ -88,7 +79,7 @@ func TestUnbanAfterRestore(t *testing.T) {
 					mx1.memory.Tick(f.now.UnixMicro())
 					mx1.memory.Bans.AddPrefix(p, 10*time.Hour, "first", f.now.UnixMicro())
 					f.exchange()
-					disk := mx1.memory.Changes(1 << 20)
+					disk := stored(mx1.memory)
 					f.now = f.now.Add(time.Hour)
 					mx1.memory.Tick(f.now.UnixMicro())
 					ended := mx1.memory.Bans.Revoke(p, false, f.now.UnixMicro())
@@ -102,7 +93,8 @@ func TestUnbanAfterRestore(t *testing.T) {
 					f.now = f.now.Add(time.Minute)
 					mx1.memory = memory.New()
 					mx1.memory.UseName("mx1")
-					load(mx1, disk, f.now)
+					mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
+					mx1.memory.Announce()
 					if companion {
 						f.restartCompanion(mx1)
 						mx1.inbox = append(mx1.inbox, batch{"mx2", mx2.replica.Rows("mx2")})
@@ -226,6 +218,64 @@ func TestBanAfterUnban(t *testing.T) {
 					if len(bad) > 0 {
 						t.Errorf("ahead %d by %d again %d wait %d: lost for 10 min: %v", ahead, by, again, wait, bad)
 					}
+				}
+			}
+		}
+	}
+}
+
+// TestBanExtendedAfterRestore checks that other hosts receive the extension of a ban whose host was
+// restored from a backup from before its latest ban.
+func TestBanExtendedAfterRestore(t *testing.T) {
+	for _, manual := range []bool{false, true} {
+		for _, long := range []bool{false, true} { // whether the extension ends later than the latest ban
+			p := netip.MustParsePrefix("192.0.2.1/32")
+			f := correctedFleet(t, "mx1", "mx2")
+			mx1, mx2 := f.hosts[0], f.hosts[1]
+			session := uint64(0)
+			ban := func(d time.Duration) {
+				if manual {
+					f.manual(mx1, p, d)
+					return
+				}
+				session++
+				mx1.memory.Bans.Add(&memory.Client{Addr: p.Addr()}, memory.BanRequest{
+					Ladder: []time.Duration{d}, Rule: "x", Session: session,
+				}, mx1.clock(f.now).UnixMicro())
+			}
+			mx1.memory.Follow()
+			mx1.memory.Tick(f.now.UnixMicro())
+			ban(10 * time.Hour)
+			f.exchange()
+			disk := stored(mx1.memory)
+			f.now = f.now.Add(time.Hour)
+			mx1.memory.Tick(f.now.UnixMicro())
+			f.revoke(mx1, p)
+			f.now = f.now.Add(time.Minute)
+			ban(3 * time.Hour)
+			f.exchange()
+			f.now = f.now.Add(time.Minute)
+			mx1.memory = memory.New()
+			mx1.memory.UseName("mx1")
+			mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
+			mx1.memory.Announce()
+			f.restartCompanion(mx1)
+			mx1.replica.Resend()
+			mx1.inbox = append(mx1.inbox, batch{"mx2", mx2.replica.Rows("mx2")})
+			f.exchange()
+			f.exchange()
+			f.now = f.now.Add(time.Minute)
+			hours := 9
+			if long {
+				hours = 40
+			}
+			ban(time.Duration(hours) * time.Hour)
+			f.exchange()
+			f.exchange()
+			f.now = f.now.Add(time.Duration(hours)*time.Hour - time.Minute)
+			for _, h := range f.hosts {
+				if _, ok := h.memory.Bans.Enforced(p, f.now.UnixMicro()); !ok {
+					t.Errorf("manual %t, %d h: %s does not enforce the ban", manual, hours, h.name)
 				}
 			}
 		}

@@ -3,10 +3,12 @@ package share
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"scanwatch/filter/memory"
+	"scanwatch/internal/kv"
 )
 
 // A fleet is a set of hosts that receive each other's rows.
@@ -41,6 +43,15 @@ func newFleet(t *testing.T, names ...string) *fleet {
 }
 
 func (h *host) clock(now time.Time) time.Time { return now.Add(h.skew) }
+
+// stored returns the rows that a filter has saved, in the order in which it reads them.
+func stored(m *memory.Memory) []kv.Entry {
+	disk := m.Changes(1 << 20)
+	slices.SortStableFunc(disk, func(a, b kv.Entry) int {
+		return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
+	})
+	return disk
+}
 
 // service returns the time that the replica uses, and its difference from the host's clock in seconds.
 func (h *host) service(now time.Time) (at time.Time, skew int64) {

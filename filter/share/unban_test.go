@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"scanwatch/filter/memory"
-	"scanwatch/internal/kv"
 	"scanwatch/rules"
 )
 
@@ -32,10 +31,7 @@ func TestUnbanBeforeBan(t *testing.T) {
 				f.now = f.now.Add(time.Minute)
 				mx1.memory.Bans.AddPrefix(p, time.Hour, "own", f.now.UnixMicro())
 				if how != "" {
-					disk := mx1.memory.Changes(1 << 20)
-					slices.SortStableFunc(disk, func(a, b kv.Entry) int {
-						return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
-					})
+					disk := stored(mx1.memory)
 					mx1.memory = memory.New()
 					mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
 					mx1.memory.Announce()
@@ -225,10 +221,7 @@ func TestOldUnbanAgain(t *testing.T) {
 					}
 					ban := func() { mx1.memory.Bans.AddPrefix(p, 24*time.Hour, "own", f.now.UnixMicro()) }
 					if how == "filter restarted" || how == "ban before the state was read" {
-						disk := mx1.memory.Changes(1 << 20)
-						slices.SortStableFunc(disk, func(a, b kv.Entry) int {
-							return slices.Index(memory.Buckets(), a.Bucket) - slices.Index(memory.Buckets(), b.Bucket)
-						})
+						disk := stored(mx1.memory)
 						mx1.memory = memory.New()
 						mx1.memory.UseName(mx1.name)
 						if how != "filter restarted" {
