@@ -1,17 +1,8 @@
 package main
 
 import (
-	"cmp"
-	"context"
-	"fmt"
-	"os"
-	"os/signal"
-	"slices"
-	"syscall"
-
 	"github.com/spf13/cobra"
 
-	"scanwatch/cmd/internal/control"
 	"scanwatch/cmd/internal/dnslookup"
 	"scanwatch/cmd/internal/sandbox"
 	"scanwatch/rules"
@@ -31,34 +22,24 @@ func newLookup(e *env) *cobra.Command {
 }
 
 func runLookup(e *env) error {
-	name, err := e.chosen(nil)
+	s, err := e.service(rules.RoleLookup, nil)
 	if err != nil {
 		return err
 	}
-	tree, err := rules.Parse(name, os.ReadFile)
+	lookup, err := dnslookup.New(s.Companion, s.set.Lookups, s.runDir, s.log)
 	if err != nil {
 		return err
 	}
-	set := tree.Settings()
-	i := slices.IndexFunc(set.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleLookup })
-	if i < 0 || len(set.Lookups) == 0 {
-		return fmt.Errorf("%s has no companion lookup or no lookup; see scanwatch.conf(5)", name)
-	}
-	companion, log := set.Companions[i], serviceLog(e.err)
-	runDir := cmp.Or(set.RunDir, control.DefaultRunDir())
-	service, err := dnslookup.New(companion, set.Lookups, runDir, log)
+	socket, err := s.socket()
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(runDir); err != nil { // the sandbox cannot grant access later
-		return fmt.Errorf("directory of the filter's socket: %w", err)
-	}
-	if err := become(companion.User); err != nil {
+	if err := become(s.User); err != nil {
 		return err
 	}
-	confine(log, sandbox.Paths{AskPort: int(service.Port()), Connect: []string{control.SocketPath(runDir)}})
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	confine(s.log, sandbox.Paths{AskPort: int(lookup.Port()), Connect: []string{socket}})
+	ctx, stop := untilTerminated()
 	defer stop()
-	service.Run(ctx)
+	lookup.Run(ctx)
 	return nil
 }

@@ -1,14 +1,8 @@
 package main
 
 import (
-	"cmp"
-	"context"
 	"fmt"
-	"os"
-	"os/signal"
 	"path/filepath"
-	"slices"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -45,38 +39,27 @@ func newShare(e *env) *cobra.Command {
 }
 
 func runShare(e *env) error {
-	name, err := e.chosen(nil)
+	s, err := e.service(rules.RoleShare, nil)
 	if err != nil {
 		return err
 	}
-	tree, err := rules.Parse(name, os.ReadFile)
+	share, err := sharing.New(s.Companion, s.set.Fleet, s.runDir, s.log)
 	if err != nil {
 		return err
 	}
-	set := tree.Settings()
-	i := slices.IndexFunc(set.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare })
-	if i < 0 || set.Fleet == nil {
-		return fmt.Errorf("%s has no companion share or no fleet; see scanwatch.conf(5)", name)
-	}
-	companion, log := set.Companions[i], serviceLog(e.err)
-	runDir := cmp.Or(set.RunDir, control.DefaultRunDir())
-	service, err := sharing.New(companion, set.Fleet, runDir, log)
-	if err != nil {
+	if err := become(s.User); err != nil {
 		return err
 	}
-	if err := become(companion.User); err != nil {
-		return err
-	}
-	sockets := []string{control.SocketPath(runDir)}
-	for _, server := range companion.Share.Servers {
+	sockets := []string{control.SocketPath(s.runDir)}
+	for _, server := range s.Share.Servers {
 		if filepath.IsAbs(server) {
 			sockets = append(sockets, server)
 		}
 	}
-	enter(log, sandbox.Client(nil, sockets))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	enter(s.log, sandbox.Client(nil, sockets))
+	ctx, stop := untilTerminated()
 	defer stop()
-	service.Run(ctx)
+	share.Run(ctx)
 	return nil
 }
 

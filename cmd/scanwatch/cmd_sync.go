@@ -1,12 +1,7 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
-	"os/signal"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,19 +40,18 @@ func newSync(e *env) *cobra.Command {
 }
 
 func runSync(e *env, dry bool, args []string) error {
-	c, runDir, err := syncCompanion(e, args)
+	s, err := e.service(rules.RoleSync, args)
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(e.err, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
-	k, err := firewall.New(c, log)
+	k, err := firewall.New(s.Companion, s.log)
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.Pos, err)
+		return fmt.Errorf("%s: %w", s.Pos, err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := untilTerminated()
 	defer stop()
 	if dry {
-		client, err := control.DialCompanion(runDir)
+		client, err := control.DialCompanion(s.runDir)
 		if err != nil {
 			return err
 		}
@@ -71,58 +65,12 @@ func runSync(e *env, dry bool, args []string) error {
 		}
 		return k.Preview(ctx, e.out, list, entries)
 	}
-	if err := firewall.Confine(c); err != nil {
+	if err := firewall.Confine(s.Companion); err != nil {
 		return err
 	}
-	k.Run(ctx, &follow.Follower{RunDir: runDir, Name: c.Name(), Log: log, Wait: statusEvery})
+	k.Run(ctx, &follow.Follower{RunDir: s.runDir, Name: s.Name(), Log: s.log, Wait: statusEvery})
 	return nil
 }
 
 // statusEvery is the maximum delay until the filter's status shows an error of the companion.
 const statusEvery = 5 * time.Second
-
-// withoutTime removes the time from a log line. The program that receives the log adds
-// the time.
-func withoutTime(groups []string, a slog.Attr) slog.Attr {
-	if a.Key == slog.TimeKey && len(groups) == 0 {
-		return slog.Attr{}
-	}
-	return a
-}
-
-// syncCompanion returns the companion selected by the arguments and the directory of its
-// socket.
-func syncCompanion(e *env, args []string) (*rules.Companion, string, error) {
-	tree, name, err := e.tree()
-	if err != nil {
-		return nil, "", err
-	}
-	if tree == nil {
-		return nil, "", fmt.Errorf("no configuration file; create one with: companion sync user name to nftables \"inet filter scanwatch\"")
-	}
-	s := tree.Settings()
-	var found []*rules.Companion
-	var targets []string
-	for _, c := range s.Companions {
-		if c.Role != rules.RoleSync {
-			continue
-		}
-		targets = append(targets, c.Target+" "+c.Argument)
-		if len(args) == 0 || c.Target == args[0] || c.Argument == args[0] {
-			found = append(found, c)
-		}
-	}
-	switch {
-	case len(targets) == 0:
-		return nil, "", fmt.Errorf("%s has no statement companion sync; see scanwatch.conf(5)", name)
-	case len(found) == 0:
-		return nil, "", usage("sync %q: no such target in %s; it has: %s", args[0], name, strings.Join(targets, ", "))
-	case len(found) > 1:
-		return nil, "", usage("sync: several targets in %s, select one: %s", name, strings.Join(targets, ", "))
-	}
-	runDir := s.RunDir
-	if runDir == "" {
-		runDir = control.DefaultRunDir()
-	}
-	return found[0], runDir, nil
-}

@@ -1,15 +1,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -98,7 +95,7 @@ func runUpdate(e *env, f *updateFlags, names []string) error {
 			e.warn("sandbox incomplete: " + err.Error())
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := untilTerminated()
 	defer stop()
 	results := []fetch.Result{} // so that JSON contains [] instead of null
 	kept, failed, waiting := 0, 0, 0

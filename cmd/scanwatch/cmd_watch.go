@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +30,7 @@ func newWatch(e *env) *cobra.Command {
 }
 
 func runWatch(e *env, client *control.Client, s *selector.Selector) error {
-	interrupted, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	interrupted, stop := untilTerminated()
 	defer stop()
 	defer context.AfterFunc(interrupted, func() { client.Close() })()
 	begun := func() { fmt.Fprintln(e.err, "watching; interrupt to end") }

@@ -310,9 +310,9 @@ companion forward user a to syslog "/dev/log"
 `)
 	_, none := feedsConf(t, "mode observe\n")
 	for args, want := range map[string]string{
-		"-f " + conf + " forward":           "several destinations in " + conf + ", select one: url a.example, url /etc/b.url, syslog /dev/log",
-		"-f " + conf + " forward url":       "several destinations",
-		"-f " + conf + " forward mail":      "no such destination",
+		"-f " + conf + " forward":           "several companions in " + conf + ", select one: url a.example, url /etc/b.url, syslog /dev/log",
+		"-f " + conf + " forward url":       "several companions",
+		"-f " + conf + " forward mail":      "no such companion",
 		"-f " + conf + " forward a.example": "user of the companion: user: unknown user a",
 		"-f " + none + " forward":           "has no statement companion forward",
 		"-f " + conf + " forward a b":       "unexpected argument",
