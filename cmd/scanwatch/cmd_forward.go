@@ -26,7 +26,7 @@ func newForward(e *env) *cobra.Command {
 }
 
 func runForward(e *env, args []string) error {
-	s, err := e.service(rules.RoleForward, args)
+	s, err := newService(e, rules.RoleForward, args)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func newLookup(e *env) *cobra.Command {
 }
 
 func runLookup(e *env) error {
-	s, err := e.service(rules.RoleLookup, nil)
+	s, err := newService(e, rules.RoleLookup, nil)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func newServe(e *env) *cobra.Command {
 
 func runServe(e *env) error {
 	reload := hangups() // before this call, SIGHUP would end the process
-	s, err := e.service(rules.RoleServe, nil)
+	s, err := newService(e, rules.RoleServe, nil)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func newShare(e *env) *cobra.Command {
 }
 
 func runShare(e *env) error {
-	s, err := e.service(rules.RoleShare, nil)
+	s, err := newService(e, rules.RoleShare, nil)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func newSync(e *env) *cobra.Command {
 }
 
 func runSync(e *env, dry bool, args []string) error {
-	s, err := e.service(rules.RoleSync, args)
+	s, err := newService(e, rules.RoleSync, args)
 	if err != nil {
 		return err
 	}

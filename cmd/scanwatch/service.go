@@ -28,9 +28,9 @@ type service struct {
 	log    *slog.Logger
 }
 
-// service returns the companion with the given role. If there are several, args contains the name of
+// newService returns the companion with the given role. If there are several, args contains the name of
 // one of them.
-func (e *env) service(role rules.Role, args []string) (*service, error) {
+func newService(e *env, role rules.Role, args []string) (*service, error) {
 	file, err := e.chosen(nil)
 	if err != nil {
 		return nil, err
