@@ -148,3 +148,66 @@ func TestPartBan(t *testing.T) {
 		})
 	}
 }
+
+// TestBalanceOfUnknown checks that a mailing list with missing members is not banned if a server defers
+// its known members, as greylisting does, or if a log does not show the names of its members. It also
+// checks that neither hides a harvest by a client that requests the same member in each session.
+func TestBalanceOfUnknown(t *testing.T) {
+	deferred := smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbRcpt, Result: smtp.ResultTempfail, Code: 450, Cause: smtp.CauseFilter}
+	unnamed := smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbRcpt, Result: smtp.ResultOK}
+	for _, c := range []struct {
+		name   string
+		member func(i int) smtp.Event
+		// absent is the number of missing recipients in each session. If it is 0, every twelfth
+		// session has one instead of the member.
+		absent int
+		banned  bool
+	}{
+		{"greylisted list", func(i int) smtp.Event { e := deferred; e.Addr = fmt.Appendf(nil, "u%d@example.org", i); return e }, 0, false},
+		{"list without names", func(int) smtp.Event { return unnamed }, 0, false},
+		{"greylisted harvest", func(int) smtp.Event { e := deferred; e.Addr = []byte("u1@example.org"); return e }, 4, true},
+		{"greylisted harvest of unknown names", func(i int) smtp.Event { e := deferred; e.Addr = fmt.Appendf(nil, "w%d@example.org", i); return e }, 1, true},
+		{"harvest without names", func(int) smtp.Event { return unnamed }, 4, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p, _, event := partSite(t, "mode enforce\nrule unknown phase end match count unknown-recipient > 5 in 1h by src ban { 10m, 1h, 1d }\n"+
+				"rule asked phase rcpt-to match count unknown-recipient > 5 in 1h by src ban { 10m, 1h, 1d }\n")
+			id := uint64(0)
+			play := func(src string, rcpts ...smtp.Event) (banned bool) {
+				id++
+				on := func(e smtp.Event) { e.Session = id; event(e) }
+				on(smtp.Event{Kind: smtp.EventConnect, Src: netip.MustParseAddrPort(src + ":1025")})
+				a := p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: id, Phase: smtp.PhaseConnect, Time: monday.UnixMicro()})
+				on(smtp.Event{Kind: smtp.EventHelo, Verb: smtp.VerbEhlo, Name: []byte("lists.example"), Result: smtp.ResultOK})
+				on(smtp.Event{Kind: smtp.EventMail, Verb: smtp.VerbMail, Addr: []byte("list@lists.example"), Result: smtp.ResultOK})
+				for _, e := range rcpts {
+					p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: id, Phase: smtp.PhaseRcptTo, Addr: e.Addr, Time: monday.UnixMicro()})
+					on(e)
+				}
+				on(smtp.Event{Kind: smtp.EventDisconnect, Ending: smtp.EndingQuit})
+				return a.Decision >= smtp.Reject
+			}
+			for i := range 120 { // the server accepts mail to all members
+				play("198.51.100.1", smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbRcpt, Addr: fmt.Appendf(nil, "u%d@example.org", i), Result: smtp.ResultOK})
+			}
+			missing, banned := 0, false
+			guess := func() smtp.Event {
+				missing++
+				return smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbRcpt, Addr: fmt.Appendf(nil, "gone%d@example.org", missing), Result: smtp.ResultPermfail, Code: 550, Cause: smtp.CauseUser}
+			}
+			for i := 0; i < 120 && !banned; i++ {
+				rcpts := []smtp.Event{c.member(i)}
+				for range c.absent {
+					rcpts = append(rcpts, guess())
+				}
+				if c.absent == 0 && i%12 == 6 {
+					rcpts = []smtp.Event{guess()}
+				}
+				banned = play("203.0.113.1", rcpts...)
+			}
+			if banned != c.banned {
+				t.Errorf("banned %t after %d missing recipients", banned, missing)
+			}
+		})
+	}
+}

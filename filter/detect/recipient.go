@@ -71,6 +71,10 @@ func (st *State) classify(c *Case) RcptClass {
 	local, sure := c.Site.LocalDomain(domain)
 	switch {
 	case ev.Cause == smtp.CauseFilter:
+		// Greylisting may defer the existing members of a mailing list, but not the missing ones.
+		if c.Memory.Recipients.Known(ev.Addr, ev.Time) {
+			c.Memory.Recipients.Found(c.Client, c.existing(), ev.Time)
+		}
 		return RcptNone
 	case ev.Result == smtp.ResultOK:
 		box := c.existing()
@@ -159,9 +163,14 @@ func (st *State) missing(c *Case) {
 }
 
 // existing returns the number of an accepted mailbox. All addresses that are not plain have the same
-// number, because one mailbox has any number of them, and many accepted mailboxes hide a harvest.
+// number, because one mailbox has any number of them, and many accepted mailboxes hide a harvest. If a
+// log does not contain the address, each session counts as one mailbox, because a mailing list may send
+// each message in a separate session.
 func (c *Case) existing() uint64 {
-	if !mailbox.Plain(c.Event.Addr) {
+	switch addr := c.Event.Addr; {
+	case len(addr) == 0:
+		return c.ID
+	case !mailbox.Plain(addr):
 		return 0
 	}
 	return c.mailbox()

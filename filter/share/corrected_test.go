@@ -3,7 +3,6 @@ package share
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
@@ -91,10 +90,7 @@ func TestUnbanAfterRestore(t *testing.T) {
 					}
 					f.exchange()
 					f.now = f.now.Add(time.Minute)
-					mx1.memory = memory.New()
-					mx1.memory.UseName("mx1")
-					mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
-					mx1.memory.Announce()
+					f.restore(mx1, disk)
 					if companion {
 						f.restartCompanion(mx1)
 						mx1.inbox = append(mx1.inbox, batch{"mx2", mx2.replica.Rows("mx2")})
@@ -255,10 +251,7 @@ func TestBanExtendedAfterRestore(t *testing.T) {
 			ban(3 * time.Hour)
 			f.exchange()
 			f.now = f.now.Add(time.Minute)
-			mx1.memory = memory.New()
-			mx1.memory.UseName("mx1")
-			mx1.memory.Load(slices.Values(disk), f.now.UnixMicro())
-			mx1.memory.Announce()
+			f.restore(mx1, disk)
 			f.restartCompanion(mx1)
 			mx1.replica.Resend()
 			mx1.inbox = append(mx1.inbox, batch{"mx2", mx2.replica.Rows("mx2")})

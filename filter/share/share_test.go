@@ -53,6 +53,14 @@ func stored(m *memory.Memory) []kv.Entry {
 	return disk
 }
 
+// restore restarts h's filter with the given saved rows.
+func (f *fleet) restore(h *host, disk []kv.Entry) {
+	h.memory = memory.New()
+	h.memory.UseName(h.name)
+	h.memory.Load(slices.Values(disk), h.clock(f.now).UnixMicro())
+	h.memory.Announce()
+}
+
 // service returns the time that the replica uses, and its difference from the host's clock in seconds.
 func (h *host) service(now time.Time) (at time.Time, skew int64) {
 	if h.known {

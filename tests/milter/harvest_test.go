@@ -97,3 +97,38 @@ func TestNewSite(t *testing.T) {
 		})
 	}
 }
+
+// TestGreylisting checks that a mailing list with missing members is not banned by its first attempt,
+// in which Postfix defers all known members and rejects the missing ones.
+func TestGreylisting(t *testing.T) {
+	require.Full(t)
+	s := newSite(t)
+	s.startMilter(conf(t, "standard", "enforce"))
+	s.write("members.regexp", "/^member\\./ x\n")
+	start := servers["Postfix"]
+	start(s, s.recipe("Postfix")+"\nlocal_recipient_maps = regexp:"+s.path("members.regexp")+`
+smtpd_recipient_restrictions = reject_unauth_destination, reject_unlisted_recipient,
+    check_client_access inline:{ { 198.51.100.211 = 450 4.2.0 Greylisted } }
+`)
+	other := scenario{src: "203.0.113.200", lines: []string{"EHLO mail.other.example", "MAIL FROM:<x@other.example>"}}
+	for i := range 28 {
+		other.lines = append(other.lines, fmt.Sprintf("RCPT TO:<member.%d@example.org>", i))
+	}
+	other.lines = append(other.lines, "DATA", "Subject: x\r\n\r\nx\r\n.", "QUIT")
+	other.play(t)
+	s.idle()
+	for i := range 28 {
+		member, want := fmt.Sprintf("member.%d", i), "450 4.2.0"
+		if i%3 == 2 {
+			member, want = fmt.Sprintf("former.%d", i), "550 5.1.1"
+		}
+		session := scenario{src: "198.51.100.211", lines: []string{
+			"EHLO mail.lists.example", fmt.Sprintf("MAIL FROM:<list+%d@lists.example>", i), "RCPT TO:<" + member + "@example.org>", "QUIT",
+		}}
+		replies := session.play(t)
+		s.idle()
+		if len(replies) < 4 || !strings.HasPrefix(replies[3], want) {
+			t.Fatalf("%s: %q, want %s\n%s", member, replies, want, cli.Run(t, s.path("state"), "bans"))
+		}
+	}
+}
