@@ -161,7 +161,7 @@ func TestBalanceOfUnknown(t *testing.T) {
 		// absent is the number of missing recipients in each session. If it is 0, every twelfth
 		// session has one instead of the member.
 		absent int
-		banned  bool
+		banned bool
 	}{
 		{"greylisted list", func(i int) smtp.Event { e := deferred; e.Addr = fmt.Appendf(nil, "u%d@example.org", i); return e }, 0, false},
 		{"list without names", func(int) smtp.Event { return unnamed }, 0, false},
