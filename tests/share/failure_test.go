@@ -227,6 +227,67 @@ func TestSabotage(t *testing.T) {
 	filterproc.Eventually(t, "mx2 rejects the third client", b.turnsAway("198.51.100.3"))
 }
 
+// TestLargeReplies checks that data of a host that is too large for one reply concerns only this
+// host, and that status names it.
+func TestLargeReplies(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+	mega := "local mega = string.rep('x', 1048576) "
+	for i, test := range []struct{ script, problem string }{
+		{"redis.call('sadd', '{scanwatch}:hosts', 'mx8') for i = 1, 40 do redis.call('hset', '{scanwatch}:rows:mx8', i, mega) end", "host mx8: the server's reply is too large"},
+		{"redis.call('sadd', '{scanwatch}:hosts', 'mx9') redis.call('set', '{scanwatch}:alive:mx9', string.rep(mega, 40))", ""},
+		{"redis.call('xadd', '{scanwatch}:log:mx1', '*', 'rows', string.rep(mega, 40))", ""},
+		{"for i = 1, 40 do redis.call('sadd', '{scanwatch}:hosts', mega .. i) end", ""},
+		{"redis.call('sadd', '{scanwatch}:hosts', string.rep(mega, 40))", "names that are too long"},
+	} {
+		s.cli("eval", mega+test.script, "0")
+		if test.problem != "" {
+			filterproc.Eventually(t, "mx2 reports "+test.problem, b.reports(test.problem))
+		}
+		addr := fmt.Sprint("198.51.100.", 2+i)
+		a.ban(addr)
+		filterproc.Eventually(t, "mx2 rejects "+addr, b.turnsAway(addr))
+	}
+}
+
+// TestForgedGaps repeats old messages, so that other messages seem to be missing. The companion must
+// name the host, and must not read all of its rows each time.
+func TestForgedGaps(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	for i := range 3 {
+		addr := fmt.Sprint("198.51.100.", 1+i)
+		a.ban(addr)
+		filterproc.Eventually(t, "mx2 rejects "+addr, b.turnsAway(addr))
+	}
+	reads := func() (n int) {
+		for line := range strings.Lines(s.cli("info", "commandstats")) {
+			_, _ = fmt.Sscanf(line, "cmdstat_hscan:calls=%d,", &n)
+		}
+		return n
+	}
+	before, repeated := reads(), 0
+	named := b.reports("host mx1: messages are missing again and again")
+	filterproc.Eventually(t, "mx2 names the host", func() bool {
+		for _, i := range []int{1, 3} {
+			s.cli("eval", "local m = redis.call('xrange', KEYS[1], '-', '+')[tonumber(ARGV[1])] redis.call('xadd', KEYS[1], '*', m[2][1], m[2][2])", "1", "{scanwatch}:log:mx1", fmt.Sprint(i))
+		}
+		repeated++
+		return named()
+	})
+	if n := reads() - before; repeated < 20 || n > 15 {
+		t.Errorf("the rows were read %d times for %d gaps", n, repeated)
+	}
+	a.ban("198.51.100.4")
+	filterproc.Eventually(t, "mx2 rejects the last client", b.turnsAway("198.51.100.4"))
+}
+
 // TestGap stops a companion until the server has dropped the messages that it needs. Before the
 // gap, the companion has read either a message or only the rows of the other host.
 func TestGap(t *testing.T) {

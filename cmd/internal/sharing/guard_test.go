@@ -26,7 +26,7 @@ func TestReplies(t *testing.T) {
 	for _, bad := range []string{
 		"*2147483647\r\n", "*9223372036854775807\r\n", "%600000\r\n", "$2000000000\r\n", "$?\r\n", "*?\r\n", "|1\r\n", "\r\n", "$-2\r\n", "$x\r\n",
 		strings.Repeat("*1\r\n", 20), strings.Repeat("*2\r\n*600000\r\n", 2), "+" + strings.Repeat("x", maxHeader+1),
-		"*3\r\n$200000000\r\n" + strings.Repeat("x", 200000000) + "\r\n$200000000\r\n",
+		"*3\r\n$20000000\r\n" + strings.Repeat("x", 20000000) + "\r\n$20000000\r\n",
 	} {
 		var r replies
 		if r.add([]byte(bad)) == nil {

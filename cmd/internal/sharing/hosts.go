@@ -2,6 +2,7 @@ package sharing
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -27,12 +28,22 @@ const (
 	rowsPerSample   = 10
 )
 
-// names returns the next names in the set of hosts.
+var errNames = errors.New("the server's set {scanwatch}:hosts has names that are too long; remove them")
+
+// names returns the next names in the set of hosts. If it returns errNames, the list is
+// incomplete.
 func (s *server) names(ctx context.Context) (names []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	for len(names) < maxNames {
-		e, err := s.client.Do(ctx, s.client.B().Sscan().Key(hostsKey).Cursor(s.cursor).Count(namesPerScan).Build()).AsScanEntry()
+	for count := int64(namesPerScan); len(names) < maxNames; {
+		e, err := s.client.Do(ctx, s.client.B().Sscan().Key(hostsKey).Cursor(s.cursor).Count(count).Build()).AsScanEntry()
+		if errors.Is(err, errReply) {
+			if count == 1 {
+				return names, errNames
+			}
+			count = 1
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -57,9 +68,9 @@ type found struct {
 // discover searches the server for hosts. In the result, known hosts come first. They are followed
 // by the hosts that have recently announced themselves, which discover records as heard.
 func (s *server) discover(ctx context.Context, known []string) (f found, err error) {
-	names, err := s.names(ctx)
-	if err != nil {
-		return f, err
+	names, listErr := s.names(ctx)
+	if listErr != nil && !errors.Is(listErr, errNames) {
+		return f, listErr
 	}
 	all := append(known, names...)
 	seen, before := make(map[string]bool, len(all)), make(map[string]bool, len(known))
@@ -94,21 +105,33 @@ func (s *server) discover(ctx context.Context, known []string) (f found, err err
 			return f, err
 		}
 	}
-	return f, nil
+	return f, listErr
+}
+
+// ask sends a command for each name. A reply that is too large ends the connection, and the other
+// commands fail as well; they are then sent again, each in a request of its own.
+func (s *server) ask(ctx context.Context, names []string, command func(name string) valkey.Completed) []valkey.ValkeyResult {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var all valkey.Commands
+	for _, name := range names {
+		all = append(all, command(name))
+	}
+	results := s.client.DoMulti(ctx, all...)
+	if slices.ContainsFunc(results, func(r valkey.ValkeyResult) bool { return errors.Is(r.Error(), errReply) }) {
+		for i, name := range names {
+			results[i] = s.client.Do(ctx, command(name))
+		}
+	}
+	return results
 }
 
 // areAlive reports which of the named hosts have announced themselves within keepAlive.
 func (s *server) areAlive(ctx context.Context, names []string) ([]bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	var ask valkey.Commands
-	for _, name := range names {
-		ask = append(ask, s.client.B().Get().Key(aliveKey(name)).Build())
-	}
 	alive := make([]bool, len(names))
-	for i, r := range s.client.DoMulti(ctx, ask...) {
+	for i, r := range s.ask(ctx, names, func(name string) valkey.Completed { return s.client.B().Get().Key(aliveKey(name)).Build() }) {
 		text, err := r.ToString()
-		if err != nil && !valkey.IsValkeyNil(err) && !wrongType(err) {
+		if err != nil && !valkey.IsValkeyNil(err) && !unusable(err) {
 			return nil, err
 		}
 		_, wrong := decode(s.key, names[i], []byte(text))
@@ -119,16 +142,12 @@ func (s *server) areAlive(ctx context.Context, names []string) ([]bool, error) {
 
 // sample checks a few rows of each name.
 func (s *server) sample(ctx context.Context, names []string, f *found) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	var ask valkey.Commands
-	for _, name := range names {
-		ask = append(ask, s.client.B().Hscan().Key(rowsKey(name)).Cursor(0).Count(rowsPerSample).Build())
-	}
-	for i, r := range s.client.DoMulti(ctx, ask...) {
+	for i, r := range s.ask(ctx, names, func(name string) valkey.Completed {
+		return s.client.B().Hscan().Key(rowsKey(name)).Cursor(0).Count(rowsPerSample).Build()
+	}) {
 		e, err := r.AsScanEntry()
 		switch {
-		case wrongType(err):
+		case unusable(err):
 			f.strange = append(f.strange, names[i])
 		case err != nil:
 			return err

@@ -50,6 +50,11 @@ const (
 	// has lost them.
 	returnTime = lastPause + 2*upkeep
 
+	// The time between two reads of all rows of a host whose messages are missing increases up to
+	// lastGapPause. It is a problem above manyGaps.
+	lastGapPause = 5 * time.Minute
+	manyGaps     = 30 * time.Second
+
 	rowsPerRequest = 5000
 
 	// memoryLimit is the memory use above which garbage is collected more often. A million rows of
@@ -95,6 +100,8 @@ type Service struct {
 	// unannounced is the server's error for this host's latest announcement, or nil.
 	unannounced error
 	latest      map[string]position // latest message of each host
+	gaps        map[string]*gap     // hosts of which messages were missing
+	unlisted    error               // error in the latest search for hosts, or nil
 	next        struct{ connect, send, upkeep, expire time.Time }
 	pause       time.Duration // before the next attempt to connect to the server
 	away        error         // latest connection error of the server
@@ -126,6 +133,7 @@ func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*
 		name: c.Name(), runDir: runDir, fleet: f, key: key, options: o, password: c.Share.Password, log: log,
 		run: binary.BigEndian.Uint64(run[:]), replica: share.New(f.Name, Limits(f)),
 		unsent: make(map[string]share.Row), wrong: make(map[string]string), latest: make(map[string]position),
+		gaps: make(map[string]*gap),
 	}, nil
 }
 
@@ -191,7 +199,7 @@ func (s *Service) note(err error) error {
 	case !s.learned:
 		err = control.ErrStarting
 	default:
-		err = cmp.Or(s.refused, s.unannounced, s.problem())
+		err = cmp.Or(s.refused, s.unannounced, s.unlisted, s.problem())
 	}
 	return s.filter.Note(s.name, s.replica.Len(), 0, err)
 }
@@ -361,29 +369,56 @@ func readOwn(ctx context.Context, s *Service) error {
 	return nil
 }
 
-// unusable reports whether an error concerns only one host's rows.
-func unusable(err error) bool {
-	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) || wrongType(err)
-}
-
-// receiveAll applies other hosts' messages. If messages of a host are missing, receiveAll reads all
-// rows of the host.
+// receiveAll applies other hosts' messages.
 func receiveAll(ctx context.Context, s *Service, all []received) error {
-	learned := make(map[string]bool)
 	for i := range all {
 		m := &all[i]
 		s.server.heard[m.host] = time.Now()
 		s.apply(m)
-		if learned[m.host] || !missed(s, m) { // the rows include the host's other messages in all
+		if !missed(s, m) {
 			continue
 		}
-		if err := s.learn(ctx, m.host); err != nil {
-			return err
+		if s.gaps[m.host] == nil {
+			s.gaps[m.host] = new(gap)
 		}
-		learned[m.host] = true
+		s.gaps[m.host].open = true
+	}
+	return closeGaps(ctx, s)
+}
+
+// A gap is a host of which messages are missing.
+type gap struct {
+	open  bool          // the host's rows must be read again
+	next  time.Time     // earliest time at which they are read again
+	pause time.Duration // time between the latest read and next
+}
+
+// closeGaps reads all rows of the hosts of which messages are missing. If a host's messages are
+// missing again and again, its rows are read less often, because reading them is expensive. The
+// messages may be forged.
+func closeGaps(ctx context.Context, s *Service) error {
+	now := time.Now()
+	for host, g := range s.gaps {
+		switch {
+		case !g.open && now.Sub(g.next) > lastGapPause:
+			delete(s.gaps, host)
+			continue
+		case g.open && !now.Before(g.next):
+			g.pause = min(max(2*g.pause, firstPause), lastGapPause)
+			g.open, g.next = false, now.Add(g.pause)
+			if err := s.learn(ctx, host); err != nil {
+				return err
+			}
+		}
+		if g.pause > manyGaps {
+			s.wrong[host] = missing
+		}
 	}
 	return nil
 }
+
+// missing is the problem of a host whose messages are missing again and again.
+const missing = "messages are missing again and again; another host may have the same name, or a user of the server forges messages"
 
 // missed reports whether a host's earlier messages are missing. The server keeps only the latest
 // messages.
@@ -429,6 +464,9 @@ func discover(ctx context.Context, s *Service) error {
 		}
 	}
 	f, err := s.server.discover(ctx, known)
+	if s.unlisted = nil; errors.Is(err, errNames) {
+		s.unlisted, err = err, nil
+	}
 	if err != nil {
 		return err
 	}
@@ -452,7 +490,7 @@ func discover(ctx context.Context, s *Service) error {
 			delete(s.server.last, h)
 		}
 	}
-	s.whole = s.whole || s.server.cursor == 0
+	s.whole = s.whole || s.server.cursor == 0 && s.unlisted == nil
 	return nil
 }
 

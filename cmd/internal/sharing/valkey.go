@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,7 +60,9 @@ const (
 	maxSnapshot = 1_000_000
 
 	requestTimeout = 5 * time.Second
-	rowsPerMessage = 500
+	// snapshotTimeout is the timeout of all requests for a host's rows together.
+	snapshotTimeout = time.Minute
+	rowsPerMessage  = 500
 )
 
 // A server is a connection to Valkey.
@@ -267,13 +271,21 @@ func (s *server) skew(ctx context.Context) (time.Duration, error) {
 	return skew, nil
 }
 
-var errTooMany = fmt.Errorf("more than %d rows in the server", maxSnapshot)
+var (
+	errTooMany = fmt.Errorf("more than %d rows in the server", maxSnapshot)
+	errTooSlow = fmt.Errorf("the server needs more than %v for its rows", text.ShortDuration(snapshotTimeout))
+)
 
 // snapshot calls use for a host's rows. Later changes are returned by read. newest is the position
 // of the host's latest message in these rows, or zero if its stream has no valid message.
 func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row)) (newest position, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 12*requestTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errTooSlow)
 	defer cancel()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 	log, err := s.client.Do(ctx, s.client.B().Xrevrange().Key(logKey(host)).End("+").Start("-").Count(1).Build()).AsXRange()
 	if err != nil {
 		return newest, err
@@ -330,23 +342,28 @@ func (s *server) read(ctx context.Context, wait time.Duration) ([]received, erro
 		}
 		return nil, ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait+requestTimeout)
+	reading, cancel := context.WithTimeout(ctx, wait+requestTimeout)
 	defer cancel()
 	var keys, ids []string
 	for host, id := range s.last {
 		keys, ids = append(keys, logKey(host)), append(ids, id)
 	}
+	all, err := s.messages(reading, wait, keys, ids)
+	if unusable(err) {
+		return s.isolate(ctx)
+	}
+	return all, err
+}
+
+// messages waits for messages in streams after the given ids.
+func (s *server) messages(ctx context.Context, wait time.Duration, keys, ids []string) (all []received, err error) {
 	streams, err := s.client.Do(ctx, s.client.B().Xread().Count(maxRead).Block(wait.Milliseconds()).Streams().Key(keys...).Id(ids...).Build()).AsXRead()
 	if valkey.IsValkeyNil(err) {
 		return nil, nil
 	}
-	if wrongType(err) {
-		return s.isolate(ctx)
-	}
 	if err != nil {
 		return nil, err
 	}
-	var all []received
 	for key, entries := range streams {
 		host := strings.TrimPrefix(key, logKey(""))
 		for i := range entries {
@@ -365,14 +382,25 @@ func wrongType(err error) bool {
 	return ok && strings.HasPrefix(e.Error(), "WRONGTYPE")
 }
 
-// isolate stops reading from hosts whose key is not a stream. One such key would make the request
-// for all streams fail.
+// unusable reports whether an error concerns only the data of the host in the request.
+func unusable(err error) bool {
+	return errors.Is(err, errWrongKey) || errors.Is(err, errInvalid) || errors.Is(err, errTooMany) || errors.Is(err, errTooSlow) ||
+		errors.Is(err, errReply) || wrongType(err)
+}
+
+// isolate reads each host's stream in a request of its own, and stops reading from hosts whose
+// stream cannot be read. One such stream makes the request for all streams fail.
 func (s *server) isolate(ctx context.Context) (all []received, err error) {
-	for host := range s.last {
-		err := s.client.Do(ctx, s.client.B().Xread().Count(1).Streams().Key(logKey(host)).Id("$").Build()).Error()
-		if wrongType(err) {
+	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer cancel()
+	for _, host := range slices.Sorted(maps.Keys(s.last)) {
+		some, err := s.messages(ctx, time.Millisecond, []string{logKey(host)}, []string{s.last[host]})
+		if unusable(err) {
 			delete(s.last, host)
-			all = append(all, received{host: host, err: errInvalid})
+			some, err = []received{{host: host, err: errInvalid}}, nil
+		}
+		if all = append(all, some...); err != nil {
+			return nil, err
 		}
 	}
 	return all, nil
