@@ -160,14 +160,16 @@ func TestBalanceOfUnknown(t *testing.T) {
 		member func(i int) smtp.Event
 		// absent is the number of missing recipients in each session. If it is 0, every twelfth
 		// session has one instead of the member.
-		absent int
-		banned bool
+		absent  int
+		message bool // the session contains a message
+		banned  bool
 	}{
-		{"greylisted list", func(i int) smtp.Event { e := deferred; e.Addr = fmt.Appendf(nil, "u%d@example.org", i); return e }, 0, false},
-		{"list without names", func(int) smtp.Event { return unnamed }, 0, false},
-		{"greylisted harvest", func(int) smtp.Event { e := deferred; e.Addr = []byte("u1@example.org"); return e }, 4, true},
-		{"greylisted harvest of unknown names", func(i int) smtp.Event { e := deferred; e.Addr = fmt.Appendf(nil, "w%d@example.org", i); return e }, 1, true},
-		{"harvest without names", func(int) smtp.Event { return unnamed }, 4, true},
+		{"greylisted list", func(i int) smtp.Event { e := deferred; e.Addr = fmt.Appendf(nil, "u%d@example.org", i); return e }, 0, true, false},
+		{"list without names", func(int) smtp.Event { return unnamed }, 0, true, false},
+		{"greylisted harvest", func(int) smtp.Event { e := deferred; e.Addr = []byte("u1@example.org"); return e }, 4, true, true},
+		{"greylisted harvest of unknown names", func(i int) smtp.Event { e := deferred; e.Addr = fmt.Appendf(nil, "w%d@example.org", i); return e }, 1, true, true},
+		{"harvest without names", func(int) smtp.Event { return unnamed }, 4, true, true},
+		{"harvest without names or messages", func(int) smtp.Event { return unnamed }, 1, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, _, event := partSite(t, "mode enforce\nrule unknown phase end match count unknown-recipient > 5 in 1h by src ban { 10m, 1h, 1d }\n"+
@@ -183,6 +185,9 @@ func TestBalanceOfUnknown(t *testing.T) {
 				for _, e := range rcpts {
 					p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: id, Phase: smtp.PhaseRcptTo, Addr: e.Addr, Time: monday.UnixMicro()})
 					on(e)
+				}
+				if c.message {
+					on(smtp.Event{Kind: smtp.EventCommit})
 				}
 				on(smtp.Event{Kind: smtp.EventDisconnect, Ending: smtp.EndingQuit})
 				return a.Decision >= smtp.Reject

@@ -45,10 +45,13 @@ func (st *State) observe(c *Case) {
 		st.greeted(c)
 	case smtp.EventMail:
 		if ev.Result == smtp.ResultOK {
-			st.tx = mailboxes{}
+			st.tx, st.unnamed = mailboxes{}, false
 		}
 	case smtp.EventCommit, smtp.EventRollback:
-		st.tx = mailboxes{}
+		if ev.Kind == smtp.EventCommit && st.unnamed {
+			c.Memory.Recipients.Found(c.Client, c.ID, ev.Time)
+		}
+		st.tx, st.unnamed = mailboxes{}, false
 	case smtp.EventCommand:
 		if ev.Verb == smtp.VerbNames && ev.Cause != smtp.CauseFilter && !c.Exempt() {
 			st.Names.add(c.Memory.Recipients.Mailbox(ev.Text))
@@ -79,6 +82,7 @@ func (st *State) classify(c *Case) RcptClass {
 	case ev.Result == smtp.ResultOK:
 		box := c.existing()
 		st.Accepted.add(box)
+		st.unnamed = st.unnamed || len(ev.Addr) == 0
 		c.Memory.Recipients.Found(c.Client, box, ev.Time)
 		if routed && !c.Authed {
 			return RcptRouted
@@ -164,13 +168,10 @@ func (st *State) missing(c *Case) {
 
 // existing returns the number of an accepted mailbox. All addresses that are not plain have the same
 // number, because one mailbox has any number of them, and many accepted mailboxes hide a harvest. If a
-// log does not contain the address, each session counts as one mailbox, because a mailing list may send
-// each message in a separate session.
+// log does not contain the address, each session with a message counts as another mailbox as well; see
+// observe. A mailing list may send each message in a separate session.
 func (c *Case) existing() uint64 {
-	switch addr := c.Event.Addr; {
-	case len(addr) == 0:
-		return c.ID
-	case !mailbox.Plain(addr):
+	if !mailbox.Plain(c.Event.Addr) {
 		return 0
 	}
 	return c.mailbox()
