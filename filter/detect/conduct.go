@@ -16,7 +16,7 @@ var conductDetectors = []detector{
 	{"early talker", on(smtp.EventLine), earlyTalker, unauthenticated},
 	{"rejected command", on(smtp.EventCommand), rejectedCommand, unauthenticated},
 	{"other protocol", on(smtp.EventCommand), otherProtocol, unauthenticated},
-	{"pipelining", on(smtp.EventInput), pipelining, unauthenticated},
+	{"pipelining", on(smtp.EventInput, smtp.EventDisconnect), pipelining, unauthenticated},
 	{"ending", on(smtp.EventDisconnect), ending, unauthenticated},
 }
 
@@ -93,20 +93,37 @@ func rejectedCommand(c *Case) {
 	c.find(f)
 }
 
-// pipelining reports that a client has sent input before smtpd replied to its earlier command. If
-// there was no earlier command, the client's first packet contains several commands or another
+// pipelining reports that a client has sent input before the server replied to its earlier command.
+// If there was no earlier command, the client's first packet contains several commands or another
 // protocol.
+//
+// smtpd then closes the connection. In a log, there is no reply code, because Postfix may only log a
+// warning. The finding then waits for the end of the session: if the server has accepted mail, the
+// client may be a program of a legitimate sender, and the confidence is low.
 func pipelining(c *Case) {
-	if c.Event.Cause != smtp.CausePipelining {
+	ev, st := c.Event, c.State
+	if ev.Kind == smtp.EventInput {
+		if ev.Cause != smtp.CausePipelining {
+			return
+		}
+		st.early, st.first = append([]byte{}, ev.Reply...), c.Counts.Commands == 0
+		if ev.Code == 0 {
+			return
+		}
+	}
+	if st.early == nil {
 		return
 	}
-	f := Finding{Evidence: rules.Pipelining, By: "reply", Proof: c.Event.Reply, Confidence: High}
+	f := Finding{Evidence: rules.Pipelining, By: "reply", Proof: st.early, Confidence: High}
+	st.early = nil
 	switch {
-	case c.Submission:
-		f.Confidence = Low // a mail program may start TLS immediately, without STARTTLS
-	case c.Counts.Commands == 0:
+	case c.Submission: // a mail program may start TLS immediately, without STARTTLS
+		f.Confidence = Low
+	case c.Counts.Mails > 0:
+		f.Confidence = Low
+	case st.first:
 		f.Match = "first"
-		c.State.Abused = true
+		st.Abused = true
 	}
 	c.find(f)
 }

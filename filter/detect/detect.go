@@ -61,6 +61,8 @@ type State struct {
 	senders   bool      // missing recipients had different senders
 	undecided bool      // the domain of a missing recipient may not be local
 	free      uint64    // probed mailbox that the client may request once without evidence
+	early     []byte    // server's reply to input that was pipelined, before the finding
+	first     bool      // this input was the first
 }
 
 // MostlyMissing reports whether most recipients of the session are missing, or were rejected by a
