@@ -187,6 +187,7 @@ func TestBalanceOfUnknown(t *testing.T) {
 					on(e)
 				}
 				if c.message {
+					on(smtp.Event{Kind: smtp.EventData, Verb: smtp.VerbData, Result: smtp.ResultOK})
 					on(smtp.Event{Kind: smtp.EventCommit})
 				}
 				on(smtp.Event{Kind: smtp.EventDisconnect, Ending: smtp.EndingQuit})

@@ -56,7 +56,7 @@ type State struct {
 	Denied   uint32    // recipients in Unknown and Bounced that a rule has rejected as well
 
 	tx        mailboxes // missing recipients of this transaction
-	unnamed   bool      // the transaction has an accepted recipient that a log does not name
+	unnamed   uint32    // accepted recipients of this transaction that a log does not name
 	sender    uint64    // hash of the sender of the latest missing recipient
 	senders   bool      // missing recipients had different senders
 	undecided bool      // the domain of a missing recipient may not be local

@@ -36,7 +36,7 @@ const (
 )
 
 // observed is the set of event kinds that observe handles.
-const observed = kinds(1<<smtp.EventHelo | 1<<smtp.EventRequest | 1<<smtp.EventMail | 1<<smtp.EventCommit | 1<<smtp.EventRollback | 1<<smtp.EventCommand | 1<<smtp.EventRcpt)
+const observed = kinds(1<<smtp.EventHelo | 1<<smtp.EventRequest | 1<<smtp.EventMail | 1<<smtp.EventData | 1<<smtp.EventCommit | 1<<smtp.EventRollback | 1<<smtp.EventCommand | 1<<smtp.EventRcpt)
 
 // observe updates the state shared by the detectors.
 func (st *State) observe(c *Case) {
@@ -45,13 +45,16 @@ func (st *State) observe(c *Case) {
 		st.greeted(c)
 	case smtp.EventMail:
 		if ev.Result == smtp.ResultOK {
-			st.tx, st.unnamed = mailboxes{}, false
+			st.tx, st.unnamed = mailboxes{}, 0
+		}
+	case smtp.EventData:
+		for ; st.unnamed > 0 && ev.Result == smtp.ResultOK; st.unnamed-- {
+			box := c.ID + uint64(st.unnamed)
+			st.Accepted.add(box)
+			c.Memory.Recipients.Found(c.Client, box, ev.Time)
 		}
 	case smtp.EventCommit, smtp.EventRollback:
-		if ev.Kind == smtp.EventCommit && st.unnamed {
-			c.Memory.Recipients.Found(c.Client, c.ID, ev.Time)
-		}
-		st.tx, st.unnamed = mailboxes{}, false
+		st.tx, st.unnamed = mailboxes{}, 0
 	case smtp.EventCommand:
 		if ev.Verb == smtp.VerbNames && ev.Cause != smtp.CauseFilter && !c.Exempt() {
 			st.Names.add(c.Memory.Recipients.Mailbox(ev.Text))
@@ -82,7 +85,9 @@ func (st *State) classify(c *Case) RcptClass {
 	case ev.Result == smtp.ResultOK:
 		box := c.existing()
 		st.Accepted.add(box)
-		st.unnamed = st.unnamed || len(ev.Addr) == 0
+		if len(ev.Addr) == 0 {
+			st.unnamed++
+		}
 		c.Memory.Recipients.Found(c.Client, box, ev.Time)
 		if routed && !c.Authed {
 			return RcptRouted
@@ -167,9 +172,11 @@ func (st *State) missing(c *Case) {
 }
 
 // existing returns the number of an accepted mailbox. All addresses that are not plain have the same
-// number, because one mailbox has any number of them, and many accepted mailboxes hide a harvest. If a
-// log does not contain the address, each session with a message counts as another mailbox as well; see
-// observe. A mailing list may send each message in a separate session.
+// number, because one mailbox has any number of them, and many accepted mailboxes hide a harvest.
+//
+// If a log does not contain the addresses, they also have the same number. In a transaction with
+// message text, each then counts as a mailbox of its own; see observe. Requesting the same known
+// mailbox repeatedly, without a message, therefore does not hide a harvest.
 func (c *Case) existing() uint64 {
 	if !mailbox.Plain(c.Event.Addr) {
 		return 0

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,9 +17,10 @@ import (
 // log contains it, the client's port.
 type exim struct {
 	*table
-	zone    *time.Location
-	key     []byte // reused
-	closing []closing
+	messages messages
+	zone     *time.Location
+	key      []byte // reused
+	closing  []closing
 }
 
 // A closing is a session whose connection was closed. If the client has not sent MAIL, a line with
@@ -29,7 +31,7 @@ type closing struct {
 	at      int64
 }
 
-func newExim(t *table) parser { return &exim{table: t, zone: t.zone} }
+func newExim(t *table) parser { return &exim{table: t, messages: newMessages(t), zone: t.zone} }
 
 // An eximForm describes a form of line by the text at its start. If the client comes later in the
 // line, the field client contains the text before the client. Clients choose parts of a line, so
@@ -122,7 +124,7 @@ func (x *exim) about(at int64, line []byte) {
 		}
 		return
 	}
-	_, rest, _ := bytes.Cut(line, []byte(" "))
+	id, rest, _ := bytes.Cut(line, []byte(" "))
 	if client, ok := bytes.CutPrefix(rest, []byte("authenticator failed for ")); ok {
 		if c, rest, ok := x.host(client); ok {
 			x.loginFailed(at, x.session(at, c), rest)
@@ -139,8 +141,41 @@ func (x *exim) about(at int64, line []byte) {
 			return
 		}
 		if c, rest, ok := x.host(client); ok {
-			x.received(at, x.session(at, c), sender, rest)
+			x.received(at, x.session(at, c), id, sender, rest)
 		}
+	} else if one := x.messages.get(nil, id); one != nil {
+		x.delivery(one, rest)
+	}
+}
+
+// deliveries are the words in lines about a recipient of a message: first and further deliveries,
+// immediate delivery, failure and delay.
+var deliveries = []string{"=> ", "-> ", ">> ", "** ", "== "}
+
+// delivery handles "WORD RECIPIENT R=...", "WORD NAME <RECIPIENT> R=..." and "Completed".
+func (x *exim) delivery(one *message, rest []byte) {
+	if string(rest) == "Completed" {
+		x.messages.done(one.key, true)
+		return
+	}
+	for _, word := range deliveries {
+		list, ok := bytes.CutPrefix(rest, []byte(word))
+		if !ok {
+			continue
+		}
+		addr, list := cutSender(list)
+		if orig, ok := bytes.CutPrefix(list, []byte(" <")); ok {
+			addr = orig[:outside(orig, '>')]
+		}
+		switch {
+		case slices.ContainsFunc(one.rcpts, func(r []byte) bool { return bytes.EqualFold(r, addr) }):
+		case len(one.rcpts) < maxRecipients:
+			one.rcpts = append(one.rcpts, bytes.Clone(clip(addr, maxPath)))
+		default:
+			one.more = min(one.more+1, maxAlike)
+		}
+		one.nrcpt = max(one.nrcpt, len(one.rcpts))
+		return
 	}
 }
 
@@ -431,15 +466,25 @@ func (s *session) eximUser(at int64, fields []byte) {
 }
 
 // received handles "ID <= SENDER H=... P=esmtp S=1234 ... for RECIPIENTS". RECIPIENTS is only
-// present if Exim uses the log selector received_recipients.
-func (x *exim) received(at int64, s *session, sender, rest []byte) {
+// present if Exim uses the log selector received_recipients. Otherwise, later lines contain the
+// recipients.
+func (x *exim) received(at int64, s *session, id, sender, rest []byte) {
 	if string(sender) == "<>" {
 		sender = nil
 	}
 	fields, _, _ := bytes.Cut(rest, []byte(" S="))
 	s.eximUser(at, fields)
+	size, _ := strconv.ParseUint(string(value(rest, " S=")), 10, 64)
+	i := bytes.LastIndex(rest, []byte(" for "))
+	if i < 0 {
+		x.messages.add(nil, id, s)
+		if one := x.messages.get(nil, id); one != nil && one.session == s {
+			one.sender, one.known, one.size, one.nrcpt = bytes.Clone(clip(sender, maxPath)), true, size, 1
+			return
+		}
+	}
 	s.mail(at, sender, accepted)
-	if i := bytes.LastIndex(rest, []byte(" for ")); i >= 0 {
+	if i >= 0 {
 		n := 0
 		for addr := range bytes.SplitSeq(rest[i+len(" for "):], []byte(" ")) {
 			if n++; n <= maxRecipients {
@@ -449,8 +494,7 @@ func (x *exim) received(at int64, s *session, sender, rest []byte) {
 	} else {
 		s.rcpt(at, nil, 0, nil, smtp.CauseNone, accepted)
 	}
-	size, _ := strconv.ParseUint(string(value(rest, " S=")), 10, 64)
-	s.message(at, size, accepted)
+	s.message(at, size, accepted, true)
 }
 
 // early handles a client that did not wait for the server's greeting.
@@ -520,6 +564,7 @@ func (x *exim) close(at int64, s *session, how smtp.Ending) {
 
 // expire ends the sessions that have waited long enough.
 func (x *exim) expire(now int64) {
+	x.messages.expire(now)
 	n := 0
 	for ; n < len(x.closing) && now-x.closing[n].at > 2*second; n++ {
 		if c := &x.closing[n]; c.session.serial == c.serial && x.rows[c.session.key] == c.session {

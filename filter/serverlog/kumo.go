@@ -149,7 +149,7 @@ func (k *kumo) line(l *maillog.Line) verdict {
 		for _, one := range r.recipients[:min(len(r.recipients), maxRecipients)] {
 			s.rcpt(at, []byte(one), 0, nil, smtp.CauseNone, accepted)
 		}
-		s.message(at, r.size, accepted)
+		s.message(at, r.size, accepted, true)
 		return used
 	}
 	s.kumoRejection(at, r)

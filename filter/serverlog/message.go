@@ -14,7 +14,8 @@ const (
 	// of the log.
 	grace = 10 * second
 	// maxMessages is the maximum number of messages that wait for their outcome, and maxRecipients
-	// is the maximum number of recipients of each. A session can have maxAlike waiting messages.
+	// is the maximum number of recipients of each whose addresses are stored. A session can have
+	// maxAlike waiting messages.
 	maxMessages   = 20_000
 	maxRecipients = 50
 )
@@ -29,8 +30,9 @@ type message struct {
 	sender  []byte
 	known   bool // the sender is known
 	size    uint64
-	nrcpt   int
-	rcpts   [][]byte
+	nrcpt   int      // number of recipients, except those in more
+	rcpts   [][]byte // addresses
+	more    int      // number of further recipients whose addresses are not stored
 }
 
 // messages holds messages whose sessions have not been reported yet.
@@ -45,7 +47,7 @@ func newMessages(t *table) messages { return messages{table: t, rows: make(map[s
 
 // add adds a message that a session has started to send.
 func (m *messages) add(host, id []byte, s *session) {
-	if len(id) == 0 || s.waiting >= maxAlike || m.get(host, id) != nil {
+	if len(id) == 0 || len(s.pending) >= maxAlike || m.get(host, id) != nil {
 		return
 	}
 	key := string(m.key)
@@ -61,7 +63,7 @@ func (m *messages) add(host, id []byte, s *session) {
 	one := &message{key: key, session: s, serial: s.serial, since: m.table.now}
 	m.rows[key] = one
 	m.order = append(m.order, one)
-	s.waiting++
+	s.pending = append(s.pending, one)
 }
 
 // get returns the message with the given queue identifier, or nil.
@@ -92,7 +94,8 @@ func (m *messages) expire(now int64) {
 	}
 }
 
-// done ends a message. If the message was accepted, its steps are added to the session.
+// done ends a message, and adds its steps to the session. ok reports whether the message is known to
+// have been accepted.
 func (m *messages) done(key string, ok bool) {
 	one := m.rows[key]
 	if one == nil {
@@ -101,21 +104,30 @@ func (m *messages) done(key string, ok bool) {
 	delete(m.rows, key)
 	s := one.session
 	if s.serial != one.serial {
-		return // the session was reported early
+		return // the session has been reported
 	}
-	if ok || one.known {
-		s.mail(s.last, one.sender, accepted)
-		for _, r := range one.rcpts {
-			s.rcpt(s.last, r, 0, nil, smtp.CauseNone, accepted)
-		}
-		for range min(one.nrcpt-len(one.rcpts), maxRecipients) {
-			s.rcpt(s.last, nil, 0, nil, smtp.CauseNone, accepted)
-		}
-		s.message(s.last, one.size, accepted)
-	}
-	if s.waiting--; s.waiting == 0 && s.ended {
+	s.pending = slices.DeleteFunc(s.pending, func(other *message) bool { return other == one })
+	one.report(ok || one.known)
+	if len(s.pending) == 0 && s.ended {
 		m.table.finish(s)
 	}
+}
+
+// report adds the steps of a message to its session. If ok is not set, the message may have been
+// rejected. Its recipients were accepted if their number is known.
+func (m *message) report(ok bool) {
+	if !ok && m.nrcpt == 0 {
+		return
+	}
+	s := m.session
+	s.mail(s.last, m.sender, accepted)
+	for _, r := range m.rcpts {
+		s.rcpt(s.last, r, 0, nil, smtp.CauseNone, accepted)
+	}
+	for range min(m.nrcpt-len(m.rcpts)+m.more, maxAlike) {
+		s.rcpt(s.last, nil, 0, nil, smtp.CauseNone, accepted)
+	}
+	s.message(s.last, m.size, accepted, ok)
 }
 
 // delivery handles a line that begins with a queue identifier and contains from=, to= or removed.
@@ -152,7 +164,7 @@ func (m *message) qmgr(s []byte) {
 	m.size, _ = strconv.ParseUint(string(size), 10, 64)
 	n, _, _ := bytes.Cut(rest, []byte(" "))
 	m.nrcpt, _ = strconv.Atoi(string(n))
-	m.nrcpt = min(max(m.nrcpt, 0), maxRecipients)
+	m.nrcpt = min(max(m.nrcpt, 0), maxAlike)
 }
 
 // to parses "RECIPIENT>, orig_to=<ORIGINAL>, relay=...". ORIGINAL is the recipient that the client
@@ -164,6 +176,10 @@ func (m *message) to(s []byte) {
 	}
 	if orig, ok := bytes.CutPrefix(rest, []byte("orig_to=<")); ok {
 		addr, _, _ = bytes.Cut(orig, []byte(">, "))
+	}
+	if len(m.rcpts) >= maxRecipients && m.nrcpt > len(m.rcpts) {
+		m.nrcpt, m.more = m.nrcpt-1, m.more+1
+		return
 	}
 	if bytes.IndexByte(addr, '@') < 0 || len(m.rcpts) >= maxRecipients || slices.ContainsFunc(m.rcpts, func(r []byte) bool { return bytes.EqualFold(r, addr) }) {
 		m.nrcpt = max(m.nrcpt-1, len(m.rcpts))

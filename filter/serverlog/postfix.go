@@ -263,6 +263,7 @@ func (p *postfix) disconnect(l *maillog.Line, _, rest []byte) bool {
 		if string(name) == "commands" {
 			complete = true // Postfix before version 3.0 has no counters
 		} else if verb, ok := counted[string(name)]; ok {
+			s.delivered = s.delivered || n.ok > 0 && (string(name) == "data" || string(name) == "bdat")
 			counters[verb].ok += n.ok
 			counters[verb].all += n.all
 		}
@@ -358,6 +359,12 @@ func ready(s *session) {
 	}
 	for range max(s.unnamed-named, 0) {
 		s.rcpt(s.last, nil, 0, nil, smtp.CauseNone, accepted)
+	}
+	// With smtpd_proxy_filter, only the counters show that a message was accepted.
+	if s.delivered && s.unnamed > named {
+		if !slices.ContainsFunc(s.steps, func(st step) bool { return st.kind == smtp.EventCommit }) {
+			s.message(s.last, 0, accepted, true)
+		}
 	}
 }
 

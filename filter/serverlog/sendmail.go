@@ -337,13 +337,13 @@ func (m *sendmail) from(l *maillog.Line, id, rest []byte) {
 		if one := m.messages.get(l.Host, id); one != nil {
 			one.sender = bytes.Clone(clip(sender, maxPath))
 			one.size, _ = strconv.ParseUint(string(field(rest, "size=")), 10, 64)
-			one.nrcpt = min(n, maxRecipients)
+			one.nrcpt = min(n, maxAlike)
 		}
 	default:
 		if first == last {
 			s.mail(l.At, sender, inOrder)
 		}
-		for range min(n, maxRecipients) { // these recipients were accepted, but there was no message
+		for range min(n, maxAlike) { // these recipients were accepted, but there was no message
 			s.rcpt(l.At, nil, 0, nil, smtp.CauseNone, accepted)
 		}
 	}
@@ -364,7 +364,9 @@ func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
 	}
 	one.known = true
 	for addr := range bytes.SplitSeq(list, []byte(",")) {
-		if addr = bare(addr); bytes.IndexByte(addr, '@') > 0 && len(one.rcpts) < maxRecipients {
+		if addr = bare(addr); len(one.rcpts) >= maxRecipients && one.nrcpt > len(one.rcpts) {
+			one.nrcpt, one.more = one.nrcpt-1, one.more+1
+		} else if bytes.IndexByte(addr, '@') > 0 && len(one.rcpts) < maxRecipients {
 			one.rcpts = append(one.rcpts, bytes.Clone(clip(addr, maxPath)))
 		} else {
 			one.nrcpt = max(one.nrcpt-1, len(one.rcpts))

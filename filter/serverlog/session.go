@@ -41,7 +41,9 @@ type session struct {
 	partial bool
 	ending  smtp.Ending
 	ended   bool
-	waiting int // number of messages whose outcome is unknown; the session is not reported before it is known
+	// pending contains the messages whose outcome is unknown. If the session has ended, it is reported
+	// once they are known, or after some time.
+	pending []*message
 
 	steps []step
 	text  []byte
@@ -62,6 +64,7 @@ type session struct {
 	unnamed   int                // number of accepted recipients, including those without a name
 	count     [numVerbs]int      // number of steps by verb
 	totals    *[numVerbs]counter // counters of Postfix; nil until the session ends
+	delivered bool               // these counters show that a message was accepted
 	talk      *talk              // set if the log is a transcript
 	prev      *session           // previous session in the order of use
 	next      *session           // next session in the order of use
@@ -238,10 +241,14 @@ func distinct(s *session, at int64, arg []byte) []byte {
 	return incomplete(s, at)
 }
 
-// message adds the end of a message that was accepted.
-func (s *session) message(at int64, size uint64, class uint8) {
+// message adds the text of a message and, if it is known to have been accepted, its end.
+func (s *session) message(at int64, size uint64, class uint8, ok bool) {
 	s.open = false
 	s.add(step{kind: smtp.EventData, verb: smtp.VerbData, result: smtp.ResultOK, class: class, at: at}, nil, nil)
+	if !ok {
+		s.partial = true
+		return
+	}
 	s.add(step{kind: smtp.EventCommit, class: class, at: at, size: size}, nil, nil)
 }
 

@@ -116,7 +116,7 @@ func (t *table) unused() *session {
 	}
 	s := t.free[n-1]
 	t.free = t.free[:n-1]
-	*s = session{steps: s.steps[:0], text: s.text[:0], helo: s.helo[:0], sender: s.sender[:0], server: s.server}
+	*s = session{steps: s.steps[:0], text: s.text[:0], helo: s.helo[:0], sender: s.sender[:0], pending: s.pending[:0], server: s.server}
 	return s
 }
 
@@ -174,7 +174,7 @@ func (t *table) touch(s *session, at int64) {
 // session is reported.
 func (t *table) end(s *session, at int64, how smtp.Ending) {
 	s.last, s.ending, s.ended = max(s.last, at), how, true
-	if s.waiting == 0 {
+	if len(s.pending) == 0 {
 		t.finish(s)
 	} else { // the key can be used by the next session
 		delete(t.rows, s.key)
@@ -197,6 +197,9 @@ func (t *table) finish(s *session) {
 	}
 	delete(t.rows, s.key)
 	t.remove(s)
+	for _, one := range s.pending {
+		one.report(one.known)
+	}
 	if t.ready != nil {
 		t.ready(s)
 	}

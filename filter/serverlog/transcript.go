@@ -245,7 +245,7 @@ func (t *transcript) replied(s *session, at int64, reply []byte) {
 	case k.data:
 		k.data = false
 		if code < 400 {
-			s.message(at, received(text), inOrder)
+			s.message(at, received(text), inOrder, true)
 		} else {
 			s.policy(at, smtp.PhaseCommit, reply)
 		}
