@@ -251,7 +251,7 @@ func (f *Front) save() {
 		_ = f.flush(ctx)
 		cancel()
 	}
-	if err := f.tail.pos.Save(f.dir); err != nil {
+	if err := f.tail.position().Save(f.dir); err != nil {
 		f.log.Warn("position of the log not saved", "err", err)
 	}
 }

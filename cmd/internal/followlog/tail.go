@@ -36,20 +36,24 @@ type Position struct {
 	Offset int64  // after the last complete line
 	Head   string // hash of the first bytes
 	Length int    // number of bytes in Head
+	Last   string // hash of the bytes before Offset; see position
 }
 
 // PositionFile is the name of the file in the state directory that stores the position.
 const PositionFile = "position"
 
 func (p Position) String() string {
-	return fmt.Sprintf("%d %d %d %s\n", p.Inode, p.Offset, p.Length, p.Head)
+	return fmt.Sprintf("%d %d %d %s %s\n", p.Inode, p.Offset, p.Length, p.Head, cmp.Or(p.Last, "-"))
 }
 
 // ParsePosition parses the output of String.
 func ParsePosition(s string) (p Position, err error) {
-	n, err := fmt.Sscanf(s, "%d %d %d %s\n", &p.Inode, &p.Offset, &p.Length, &p.Head)
-	if err == nil && (n != 4 || p.Offset < 0 || p.Length < 0 || p.Length > headSize) {
+	n, err := fmt.Sscanf(s, "%d %d %d %s %s\n", &p.Inode, &p.Offset, &p.Length, &p.Head, &p.Last)
+	if err == nil && (n != 5 || p.Offset < 0 || p.Length < 0 || p.Length > headSize) {
 		err = errors.New("not a position")
+	}
+	if p.Last == "-" {
+		p.Last = ""
 	}
 	return p, err
 }
@@ -243,7 +247,7 @@ func (t *tail) identify() {
 }
 
 // head returns the length and hash of a file's first bytes, at most n.
-func head(f *os.File, n int) (int, string) {
+func head(f io.ReaderAt, n int) (int, string) {
 	var b [headSize]byte
 	n, _ = f.ReadAt(b[:n], 0)
 	h := fnv.New64a()
@@ -251,14 +255,32 @@ func head(f *os.File, n int) (int, string) {
 	return n, hex.EncodeToString(h.Sum(nil))
 }
 
-// is reports whether f is the file to which the position refers.
+// position returns the current position, with Last.
+func (t *tail) position() Position {
+	p := t.pos
+	if t.file != nil {
+		p.Last = before(t.file, p.Offset)
+	}
+	return p
+}
+
+// before returns the hash of the bytes before an offset, at most headSize. If the file is shorter than
+// the offset, the hash is that of fewer bytes.
+func before(f *os.File, offset int64) string {
+	from := max(offset-headSize, 0)
+	_, sum := head(io.NewSectionReader(f, from, offset-from), headSize)
+	return sum
+}
+
+// is reports whether f is the file to which the position refers, or a copy of it. An editor replaces
+// the file by a copy, and copytruncate makes a copy before it empties the file.
 func (p *Position) is(f *os.File) bool {
 	info, err := f.Stat()
-	if err != nil || info.Size() < p.Offset || inode(f) != p.Inode {
+	if err != nil || info.Size() < p.Offset {
 		return false
 	}
 	n, sum := head(f, p.Length)
-	return n == p.Length && sum == p.Head
+	return n == p.Length && sum == p.Head && (inode(f) == p.Inode || n == headSize && before(f, p.Offset) == p.Last)
 }
 
 // maxRotated is the maximum number of files that are searched for a rotated file.
@@ -425,7 +447,11 @@ func (t *tail) next() (bool, error) {
 		return false, err
 	}
 	t.changed++
-	t.use(t.pending[0])
+	old, f := t.position(), t.pending[0]
+	copied := t.file != nil && old.is(f)
+	if t.use(f); copied {
+		t.pos.Offset = old.Offset
+	}
 	t.pending = t.pending[1:]
 	if t.renamed > 0 {
 		t.renamed--

@@ -117,6 +117,57 @@ func TestTail(t *testing.T) {
 	}
 }
 
+// TestRewritten replaces the log by a copy, as an editor does, while the log is followed and between two
+// runs. No line may be read twice.
+func TestRewritten(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "mail.log")
+	add(t, name, strings.Repeat("past\n", 100))
+	w := start(t, name, nil)
+	add(t, name, "one\n")
+	w.expect(t, "one")
+	rewrite := func(added string) {
+		t.Helper()
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name+".new", append(text, added...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(name+".new", name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rewrite("two\n")
+	w.expect(t, "two")
+	saved := w.position()
+	rewrite("three\n")
+	if w = start(t, name, &saved); w.lost {
+		t.Error("lines are reported as lost")
+	}
+	w.expect(t, "three")
+	saved = w.position()
+	if err := os.WriteFile(name+".1", []byte(readFile(t, name)+"four\n"), 0o600); err != nil { // copytruncate
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte("five\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if w = start(t, name, &saved); w.lost {
+		t.Error("lines are reported as lost after copytruncate")
+	}
+	w.expect(t, "four", "five")
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
 // TestRotatedTwice checks that no file is lost if the log is rotated again before the old file has
 // been read to its end.
 func TestRotatedTwice(t *testing.T) {
