@@ -88,7 +88,9 @@ func TestHarvestOnTheWire(t *testing.T) {
 			<-s.Ended()
 			_ = s.Stop()
 			s = live.Start(t, o)
-			if err := s.Eventually("the state has been read", func() bool { return strings.Contains(cli.Run(t, s.State(), "status"), " known clients") }); err != nil {
+			if err := s.Eventually("the state has been read", func() bool {
+				return cli.Listens(s.State())() && strings.Contains(cli.Run(t, s.State(), "status"), " known clients")
+			}); err != nil {
 				t.Fatal(err)
 			}
 			refusedAtOnce(s, harvester, "harvest")
