@@ -177,6 +177,7 @@ func (p *Pipeline) Ask(ev *smtp.Event) smtp.Answer {
 		}
 	}
 	a, outcomes := p.decider.Ask(p.subject(s), ev)
+	s.detect.Turned = a.Decision >= smtp.Reject
 	if s.decide.Held && !ev.Refused {
 		hold(p, s, ev)
 	}

@@ -241,3 +241,33 @@ func TestToleratedPipelining(t *testing.T) {
 		}
 	}
 }
+
+// TestKnownAfterHarvest checks that a harvest is banned although a rule has rejected a request for a
+// known mailbox after it.
+func TestKnownAfterHarvest(t *testing.T) {
+	p, _, event := partSite(t, "mode enforce\nrule harvest phase rcpt-to match evidence harvest disconnect \"421 4.7.0 Too many\" ban { 1d, 2d }\n")
+	visit := func(id uint64, src string, recipients ...string) (rejected bool) {
+		on := func(e smtp.Event) { e.Session = id; event(e) }
+		on(smtp.Event{Kind: smtp.EventConnect, Src: netip.MustParseAddrPort(src + ":1025")})
+		rejected = p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: id, Phase: smtp.PhaseConnect, Time: monday.UnixMicro()}).Decision >= smtp.Reject
+		on(smtp.Event{Kind: smtp.EventMail, Verb: smtp.VerbMail, Addr: []byte("a@example.net"), Result: smtp.ResultOK})
+		for _, r := range recipients {
+			a := p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: id, Phase: smtp.PhaseRcptTo, Addr: []byte(r), Time: monday.UnixMicro()})
+			e := smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbRcpt, Addr: []byte(r), Result: smtp.ResultOK}
+			switch {
+			case a.Decision >= smtp.Reject:
+				e.Result, e.Code, e.Cause = smtp.ResultTempfail, 421, smtp.CauseFilter
+			case r != "known@example.org":
+				e.Result, e.Code, e.Cause = smtp.ResultPermfail, 550, smtp.CauseUser
+			}
+			on(e)
+		}
+		on(smtp.Event{Kind: smtp.EventDisconnect, Ending: smtp.EndingQuit})
+		return rejected
+	}
+	visit(1, "198.51.100.1", "known@example.org")
+	visit(2, "203.0.113.1", "a1@example.org", "a2@example.org", "a3@example.org", "a4@example.org", "a5@example.org", "known@example.org")
+	if !visit(3, "203.0.113.1") {
+		t.Error("not banned")
+	}
+}

@@ -54,6 +54,7 @@ type State struct {
 	Held     mailboxes // recipients that a rule rejected for the first time because too many do not exist
 	Deferred mailboxes // recipients in Held, and retries of recipients that a rule has rejected
 	Denied   uint32    // recipients in Unknown and Bounced that a rule has rejected as well
+	Turned   bool      // a rule has rejected the latest request
 
 	tx        mailboxes // missing recipients of this transaction
 	unnamed   uint32    // accepted recipients of this transaction that a log does not name

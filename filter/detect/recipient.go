@@ -4,6 +4,7 @@ package detect
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"scanwatch/internal/mailbox"
@@ -49,7 +50,7 @@ func (st *State) observe(c *Case) {
 		}
 	case smtp.EventData:
 		for ; st.unnamed > 0 && ev.Result == smtp.ResultOK; st.unnamed-- {
-			box := c.ID + uint64(st.unnamed)
+			box := c.Memory.Recipients.Mailbox(fmt.Appendf(nil, "%x %d", c.ID, st.unnamed))
 			st.Accepted.add(box)
 			c.Memory.Recipients.Found(c.Client, box, ev.Time)
 		}
@@ -77,8 +78,10 @@ func (st *State) classify(c *Case) RcptClass {
 	local, sure := c.Site.LocalDomain(domain)
 	switch {
 	case ev.Cause == smtp.CauseFilter:
-		// Greylisting may defer the existing members of a mailing list, but not the missing ones.
-		if c.Memory.Recipients.Known(ev.Addr, ev.Time) {
+		// Greylisting may defer the existing members of a mailing list, but not the missing ones. If a
+		// rule of this filter rejected the recipient, it does not count: otherwise, a request for a
+		// known mailbox after the harvest would prevent the ban.
+		if !st.Turned && c.Memory.Recipients.Known(ev.Addr, ev.Time) {
 			c.Memory.Recipients.Found(c.Client, c.existing(), ev.Time)
 		}
 		return RcptNone
@@ -175,7 +178,7 @@ func (st *State) missing(c *Case) {
 // number, because one mailbox has any number of them, and many accepted mailboxes hide a harvest.
 //
 // If a log does not contain the addresses, they also have the same number. In a transaction with
-// message text, each then counts as a mailbox of its own; see observe. Requesting the same known
+// message text, each counts as another mailbox; see observe. Requesting the same known
 // mailbox repeatedly, without a message, therefore does not hide a harvest.
 func (c *Case) existing() uint64 {
 	if !mailbox.Plain(c.Event.Addr) {

@@ -30,7 +30,7 @@ type message struct {
 	sender  []byte
 	known   bool // the sender is known
 	size    uint64
-	nrcpt   int      // number of recipients, except those in more
+	nrcpt   int      // number of recipients that more does not count
 	rcpts   [][]byte // addresses
 	more    int      // number of further recipients whose addresses are not stored
 }
@@ -167,6 +167,16 @@ func (m *message) qmgr(s []byte) {
 	m.nrcpt = min(max(m.nrcpt, 0), maxAlike)
 }
 
+// overflow counts a recipient without its address if enough addresses are stored, and reports whether
+// it did.
+func (m *message) overflow() bool {
+	full := len(m.rcpts) >= maxRecipients && m.nrcpt > len(m.rcpts)
+	if full {
+		m.nrcpt, m.more = m.nrcpt-1, m.more+1
+	}
+	return full
+}
+
 // to parses "RECIPIENT>, orig_to=<ORIGINAL>, relay=...". ORIGINAL is the recipient that the client
 // has sent in the session.
 func (m *message) to(s []byte) {
@@ -177,8 +187,7 @@ func (m *message) to(s []byte) {
 	if orig, ok := bytes.CutPrefix(rest, []byte("orig_to=<")); ok {
 		addr, _, _ = bytes.Cut(orig, []byte(">, "))
 	}
-	if len(m.rcpts) >= maxRecipients && m.nrcpt > len(m.rcpts) {
-		m.nrcpt, m.more = m.nrcpt-1, m.more+1
+	if m.overflow() {
 		return
 	}
 	if bytes.IndexByte(addr, '@') < 0 || len(m.rcpts) >= maxRecipients || slices.ContainsFunc(m.rcpts, func(r []byte) bool { return bytes.EqualFold(r, addr) }) {

@@ -364,9 +364,10 @@ func (m *sendmail) to(l *maillog.Line, id, rest []byte) {
 	}
 	one.known = true
 	for addr := range bytes.SplitSeq(list, []byte(",")) {
-		if addr = bare(addr); len(one.rcpts) >= maxRecipients && one.nrcpt > len(one.rcpts) {
-			one.nrcpt, one.more = one.nrcpt-1, one.more+1
-		} else if bytes.IndexByte(addr, '@') > 0 && len(one.rcpts) < maxRecipients {
+		if one.overflow() {
+			continue
+		}
+		if addr = bare(addr); bytes.IndexByte(addr, '@') > 0 && len(one.rcpts) < maxRecipients {
 			one.rcpts = append(one.rcpts, bytes.Clone(clip(addr, maxPath)))
 		} else {
 			one.nrcpt = max(one.nrcpt-1, len(one.rcpts))

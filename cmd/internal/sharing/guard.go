@@ -25,7 +25,7 @@ func (g *guard) Read(b []byte) (int, error) {
 }
 
 // Limits of a reply. The valid messages that read returns for one host have at most 11 megabytes.
-// Those of all hosts together may exceed the limit; see isolate.
+// The messages of all hosts together may exceed the limit; see isolate.
 const (
 	maxReply    = 32 << 20 // bytes
 	maxElements = 1 << 20

@@ -109,7 +109,7 @@ func (s *server) discover(ctx context.Context, known []string) (f found, err err
 }
 
 // ask sends a command for each name. A reply that is too large ends the connection, and the other
-// commands fail as well; they are then sent again, each in a request of its own.
+// commands fail as well; they are then sent again separately.
 func (s *server) ask(ctx context.Context, names []string, command func(name string) valkey.Completed) []valkey.ValkeyResult {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()

@@ -388,8 +388,8 @@ func unusable(err error) bool {
 		errors.Is(err, errReply) || wrongType(err)
 }
 
-// isolate reads each host's stream in a request of its own, and stops reading from hosts whose
-// stream cannot be read. One such stream makes the request for all streams fail.
+// isolate reads each stream in a separate request, and stops reading from hosts whose stream cannot
+// be read. One such stream makes the request for all streams fail.
 func (s *server) isolate(ctx context.Context) (all []received, err error) {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
