@@ -219,7 +219,7 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	if strings.HasPrefix(status, "4") {
 		e.Result, e.Code = smtp.ResultTempfail, 450
 	}
-	if is := refusals[status]; is.text == nil || is.text(string(smtpd.Reason([]byte(text)))) {
+	if is := refusals[status]; is.text == nil || is.text(text) {
 		e.Cause = is.cause
 	}
 	switch {
@@ -244,14 +244,18 @@ var refusals = map[string]struct {
 	text  func(string) bool // nil if any text matches
 }{
 	"5.1.1": {smtp.CauseRecipient, func(text string) bool {
-		return strings.Contains(text, "User unknown") || !strings.Contains(text, " ") // Sendmail omits the text
+		reason := reason(text)
+		return strings.Contains(reason, "User unknown") || !strings.Contains(reason, " ") || // Sendmail omits the text
+			strings.Contains(text, ">: Recipient address rejected: undeliverable address: ") // and the reply of the next server
 	}},
 	"5.7.1": {smtp.CauseRelay, relayDenied},
 	"4.7.1": {smtp.CauseRelay, relayDenied}, // default of Postfix's defer_unauth_destination
 	"5.1.3": {cause: smtp.CauseSyntax},
 }
 
-func relayDenied(text string) bool { return strings.Contains(text, "Relay access denied") }
+func relayDenied(text string) bool { return strings.Contains(reason(text), "Relay access denied") }
+
+func reason(text string) string { return string(smtpd.Reason([]byte(text))) }
 
 func (s *session) data(at int64) *smtp.Event {
 	e := s.begin(smtp.EventData, at)
