@@ -26,6 +26,9 @@ import (
 const (
 	poll      = 250 * time.Millisecond // interval at which the file is read
 	saveEvery = 5 * time.Second        // interval at which the position is saved
+	// maxSkew is the maximum difference between this host's clock and the time in a line that has just
+	// been written. Time zones differ by at least 30 minutes.
+	maxSkew = 20 * time.Minute
 )
 
 // A Front is a front end that follows a log.
@@ -47,6 +50,8 @@ type Front struct {
 	fed    time.Time // time at which the latest line was read
 	last   int64     // time in that line, in microseconds since 1970; 0 if there was none
 	failed string    // latest error that was logged
+	live   bool      // the file has been read to its end, so the next lines are new
+	skewed bool      // the latest new line has a time that differs from this host's clock
 
 	mu     sync.Mutex
 	source control.SourceStatus
@@ -203,6 +208,9 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 	more, err = f.tail.read(f.line)
 	if f.reader.Counts().Lines > before {
 		f.fed, f.last = now, f.reader.Last()
+		if f.live && f.last > 0 {
+			f.skewed = now.Sub(time.UnixMicro(f.last)).Abs() > maxSkew
+		}
 	}
 	if !more && err == nil {
 		// The old file may have received lines before it was renamed.
@@ -210,6 +218,7 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 			f.idle(now)
 		}
 	}
+	f.live = !more && err == nil
 	f.refresh()
 	return more, err
 }
@@ -222,20 +231,25 @@ func (f *Front) idle(now time.Time) {
 	}
 }
 
-// report logs a new error.
+// report logs a new problem.
 func (f *Front) report(err error) {
-	message := ""
-	if err != nil {
+	message, problem := "", "log unreadable, trying again"
+	switch {
+	case err != nil:
 		message = err.Error()
+	case f.skewed:
+		message, problem = "the times in new lines differ from this host's clock; "+zoneHint, "bans and facts may have expired before they begin"
 	}
 	if message != "" && message != f.failed {
-		f.log.Warn("log unreadable, trying again", "err", message)
+		f.log.Warn(problem, "err", message)
 	}
 	f.failed = message
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.source.Problem = message
 }
+
+const zoneHint = "set the log's time zone, for example TZ=UTC, in the environment of this service"
 
 // flushTime limits how long the records may take to be written before the position is saved.
 const flushTime = 5 * time.Second

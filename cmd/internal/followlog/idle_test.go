@@ -1,7 +1,10 @@
 package followlog
 
 import (
+	"bytes"
+	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,5 +53,43 @@ func TestIdle(t *testing.T) {
 	}
 	if c.ended != 1 {
 		t.Errorf("%d sessions have ended after a minute", c.ended)
+	}
+}
+
+// TestSkew checks that a log in another time zone is reported. Lines that were written while the log
+// was not followed may be old.
+func TestSkew(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "log")
+	line := func(at string) string { return "Dec  1 " + at + " mx postfix/smtpd[1]: warning: x\n" }
+	add(t, name, line("08:00:00"))
+	var log bytes.Buffer
+	f := &Front{Kind: serverlog.ByName("postfix"), File: name, Zone: time.UTC, log: slog.New(slog.NewTextHandler(&log, nil))}
+	f.tail.name = name
+	if err := f.tail.open(&Position{}); err != nil {
+		t.Fatal(err)
+	}
+	defer f.tail.file.Close()
+	f.begin(&counter{})
+	now := time.Date(2026, 12, 1, 10, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		line     string
+		problems int // that have been logged
+		now      bool
+	}{
+		{"", 0, false},              // read late
+		{line("08:01:00"), 1, true}, // UTC, while the zone is two hours ahead
+		{line("08:02:00"), 1, true},
+		{line("09:59:00"), 1, false},
+		{line("15:00:00"), 2, true},
+	} {
+		if c.line != "" {
+			add(t, name, c.line)
+		}
+		_, err := f.advance(now)
+		f.report(err)
+		logged := strings.Count(log.String(), "level=WARN")
+		if shown := strings.Contains(f.status().Problem, zoneHint); err != nil || logged != c.problems || shown != c.now {
+			t.Errorf("%q: %d problems %q, %v", c.line, logged, f.status().Problem, err)
+		}
 	}
 }
