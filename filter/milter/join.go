@@ -135,7 +135,7 @@ const (
 	// maxWaiting is the maximum number of the milter's sessions that wait.
 	maxWaiting = 5000
 	maxLogged  = 1000 // number of sessions in the log that wait; each needs up to 20 kilobytes
-	maxJoined  = 4096 // number of ids that are stored, because the same part of the log may be read again
+	maxJoined  = 4096 // number of sessions that are known, because the same part of the log may be read again
 )
 
 // A parted is a session that has ended in the milter, but has not been reported as ended.
@@ -156,10 +156,39 @@ type joins struct {
 	parted []*parted
 	logged []*Logged
 	came   []int64 // when each session in logged was received
-	ids    []uint64
-	next   int // index into ids at which the next id is stored
+	joined []joined
+	next   int // index into joined at which the next session is stored
 
 	stopped bool // the server has stopped
+}
+
+// A joined identifies a session in the log that has been received.
+type joined struct {
+	id         uint64
+	src        netip.AddrPort
+	start, end int64
+}
+
+// contains reports whether l is the same session, or its rest. If the program that reads the log was
+// killed, it may read the log again from a line inside a session.
+func (o *joined) contains(l *Logged) bool {
+	return o.id == l.ID ||
+		l.Ending == smtp.EndingPartial && l.Src == o.src && l.Src.Port() != 0 && o.start <= l.Start && l.End <= o.end
+}
+
+// once reports whether a session has not been received before.
+func (j *joins) once(l *Logged) bool {
+	if slices.ContainsFunc(j.joined, func(o joined) bool { return o.contains(l) }) {
+		return false
+	}
+	one := joined{l.ID, l.Src, l.Start, l.End}
+	if len(j.joined) < maxJoined {
+		j.joined = append(j.joined, one)
+	} else {
+		j.joined[j.next] = one
+		j.next = (j.next + 1) % maxJoined
+	}
+	return true
 }
 
 func (l *Logged) is(p *parted) bool {
@@ -181,14 +210,8 @@ func (s *Server) Join(l *Logged) bool {
 	}
 	s.locked("", func(at int64) {
 		j := &s.joins
-		if at-l.End > maxLate.Microseconds() || slices.Contains(j.ids, l.ID) {
+		if at-l.End > maxLate.Microseconds() || !j.once(l) {
 			return
-		}
-		if len(j.ids) < maxJoined {
-			j.ids = append(j.ids, l.ID)
-		} else {
-			j.ids[j.next] = l.ID
-			j.next = (j.next + 1) % maxJoined
 		}
 		if i := slices.IndexFunc(j.parted, l.is); i >= 0 {
 			p := j.parted[i]

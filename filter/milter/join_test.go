@@ -108,6 +108,16 @@ func TestJoin(t *testing.T) {
 				j.Join(j.logged(7, smtp.EndingQuit, 1))
 			}
 		}, failedLogin + "disconnect quit"},
+		{"the rest is read again", func(j *joiner) {
+			whole, rest := j.logged(7, smtp.EndingQuit, 3), j.logged(8, smtp.EndingPartial, 2)
+			rest.Start += sec / 2
+			j.Alive()
+			j.ends(1, smtp.EndingClosed)
+			j.Join(whole)
+			j.ends(2, smtp.EndingClosed)
+			j.Join(rest)
+			j.Join(&Logged{ID: 9, Src: joinSrc, Start: j.at - sec, End: j.at + 1, Ending: smtp.EndingPartial, Facts: rest.Facts[:1]})
+		}, failedLogin + failedLogin + failedLogin + "disconnect quit\n" + strings.TrimSuffix(failedLogin, "\n")},
 		{"the port is used again", func(j *joiner) {
 			first := j.logged(7, smtp.EndingDropped, 0)
 			j.Alive()
@@ -183,7 +193,7 @@ func TestJoinLimit(t *testing.T) {
 	for i := range maxJoined + 3 {
 		j.Join(j.logged(uint64(i), smtp.EndingQuit, 1))
 	}
-	if got := strings.Count(j.since(), "disconnect"); got != maxJoined+3-maxLogged || len(j.joins.logged) != maxLogged || len(j.joins.came) != maxLogged || len(j.joins.ids) != maxJoined {
+	if got := strings.Count(j.since(), "disconnect"); got != maxJoined+3-maxLogged || len(j.joins.logged) != maxLogged || len(j.joins.came) != maxLogged || len(j.joins.joined) != maxJoined {
 		t.Errorf("%d sessions are reported, %d are waiting", got, len(j.joins.logged))
 	}
 }

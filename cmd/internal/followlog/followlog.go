@@ -26,8 +26,8 @@ import (
 const (
 	poll      = 250 * time.Millisecond // interval at which the file is read
 	saveEvery = 5 * time.Second        // interval at which the position is saved
-	// maxSkew is the maximum difference between this host's clock and the time in a line that has just
-	// been written. Time zones differ by at least 30 minutes.
+	// maxSkew is the maximum age of a line that has just been written, according to its time. Time zones
+	// differ by at least 30 minutes. The reader corrects times in the future.
 	maxSkew = 20 * time.Minute
 )
 
@@ -51,7 +51,7 @@ type Front struct {
 	last   int64     // time in that line, in microseconds since 1970; 0 if there was none
 	failed string    // latest error that was logged
 	live   bool      // the file has been read to its end, so the next lines are new
-	skewed bool      // the latest new line has a time that differs from this host's clock
+	skewed bool      // according to its time, the latest new line is old
 
 	mu     sync.Mutex
 	source control.SourceStatus
@@ -209,7 +209,7 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 	if f.reader.Counts().Lines > before {
 		f.fed, f.last = now, f.reader.Last()
 		if f.live && f.last > 0 {
-			f.skewed = now.Sub(time.UnixMicro(f.last)).Abs() > maxSkew
+			f.skewed = now.Sub(time.UnixMicro(f.last)) > maxSkew
 		}
 	}
 	if !more && err == nil {
@@ -238,7 +238,7 @@ func (f *Front) report(err error) {
 	case err != nil:
 		message = err.Error()
 	case f.skewed:
-		message, problem = "the times in new lines differ from this host's clock; "+zoneHint, "bans and facts may have expired before they begin"
+		message, problem = "the times in new lines are in the past; "+zoneHint, "bans and facts may have expired before they begin"
 	}
 	if message != "" && message != f.failed {
 		f.log.Warn(problem, "err", message)
