@@ -22,8 +22,9 @@ func newImportKind(e *env, kind *serverlog.Kind) *cobra.Command {
 		Short: "Record the sessions in " + kind.Short + ".",
 		Long: "Record the sessions in logs of another mail server. Files may be in any order\n" +
 			"and compressed with gzip, bzip2 or zstd; - is standard input. Give all files of\n" +
-			"a period in one command, because a session may continue in the next file. The\n" +
-			"filter must be stopped. A second import of the same files adds nothing.",
+			"a period in one command, because a session may continue in the next file. Within\n" +
+			"a command, files must not contain the same lines. The filter must be stopped. A\n" +
+			"second import of the same files adds nothing.",
 		Example: "  scanwatch import " + kind.Name + " /var/log/mail.log*\n" +
 			"  scanwatch import " + kind.Name + " - < mail.log",
 		Args:              argsBetween(1, 10_000),
