@@ -1,6 +1,6 @@
 package store
 
-// This file finds blocks in a sealed segment whose pages are corrupt. A client
+// This file finds blocks in a sealed segment that has corrupt pages. A client
 // may send text that looks like a block. Each block is therefore preceded by
 // its file's mark, which consists of 16 random bytes. The mark is chosen after
 // the sessions have ended, so no client can send it.

@@ -120,7 +120,7 @@ func (m *tmux) shows(text string) {
 }
 
 // golden waits until the screen matches a pattern, and compares it with a golden file.
-// The flag -update rewrites the file.
+// The -update flag rewrites the file.
 func (m *tmux) golden(name, text string) {
 	m.t.Helper()
 	file := filepath.Join("testdata", "top", name+".golden")

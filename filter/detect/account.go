@@ -23,7 +23,7 @@ const (
 )
 
 // account reports an account that is used like a stolen one. The evidence is reported again at each
-// login to the account during the following day. Some logs omit the user; then nothing is reported.
+// login to the account during the following day. If a log omits the user, nothing is reported.
 func account(c *Case) {
 	st, ev := c.State, c.Event
 	f := Finding{Evidence: rules.AccountAbuse, By: "auth", Proof: c.User, Confidence: Medium}

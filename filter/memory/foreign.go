@@ -281,7 +281,7 @@ func (m *Memory) Room() map[string]int {
 	return room
 }
 
-// Displaced returns the number of rows of each other host that have been deleted since startup
+// Displaced returns the number of rows of every other host that have been deleted since startup
 // because a table was full.
 func (m *Memory) Displaced() map[string]int {
 	m.mu.Lock()

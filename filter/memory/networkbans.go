@@ -19,7 +19,7 @@ type networkBans struct {
 	// outgoing lists the bans that other hosts must receive; see table. It is nil if bans
 	// are not shared.
 	outgoing map[netip.Prefix]bool
-	// held is the number of bans by each other host, and displaced the number of those deleted or not
+	// held is the number of bans by every other host, and displaced the number of those deleted or not
 	// added since startup because the table was full.
 	held, displaced map[string]int
 }

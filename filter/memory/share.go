@@ -112,7 +112,7 @@ type sharedTable interface {
 	room() int
 	// foreignRows returns the number of rows of other hosts.
 	foreignRows() int
-	// displaced returns the number of rows of each other host that were deleted because the
+	// displaced returns the number of rows of every other host that were deleted because the
 	// table was full.
 	displaced() map[uint16]int
 	// count calls add with the host of each row of other hosts. It must be called
@@ -212,7 +212,7 @@ func receive(m *Memory, list []Foreign, skew, now int64) (u unbans, err error) {
 	return m.Bans.unbans, err
 }
 
-// Origins returns the number of rows received from each other host.
+// Origins returns the number of rows received from every other host.
 func (m *Memory) Origins() map[string]int {
 	byHost := make(map[string]int)
 	for _, t := range sharedTables(m) {

@@ -96,8 +96,8 @@ func (c *Collector) Event(e *smtp.Event) {
 	}
 }
 
-// Encode returns the session as a text without spaces of at most the given number of bytes. If the
-// facts do not fit, the first ones are omitted. The last facts are more important, because a
+// Encode returns the session as a string without spaces, at most the given number of bytes long. If
+// the facts do not fit, the first ones are omitted. The last facts are more important, because a
 // successful login comes last.
 func (l *Logged) Encode(most int) (string, error) {
 	for {

@@ -347,7 +347,7 @@ Nov 29 10:00:02 mx2 postfix/local[7]: 4C8B31A2: to=<v@example.org>, relay=local,
 	}
 }
 
-// TestWrongTime checks a line with a wrong time and a clock that is set back. The sessions of the
+// TestWrongTime checks the effects of a line with a wrong time, and of a clock that was set back. The sessions of the
 // following lines must not be split.
 func TestWrongTime(t *testing.T) {
 	harvest := func(b *strings.Builder, zone string) {

@@ -257,7 +257,7 @@ func (r *Replica) host(name string) *origin {
 	return o
 }
 
-// Hosts returns the status of each other host, sorted by name.
+// Hosts returns the status of every other host, sorted by name.
 func (r *Replica) Hosts() (list []HostStatus) {
 	for name, o := range r.hosts {
 		if name != r.self {

@@ -2,7 +2,7 @@
 
 package cases
 
-// This file contains test cases for names that smtpd truncates, with a database of AS numbers. The
+// This file contains test cases for names that smtpd truncates. They use a database of AS numbers. The
 // package that writes the test database does not compile if int has 32 bits.
 
 import (

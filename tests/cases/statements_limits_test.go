@@ -306,7 +306,7 @@ func persistent(s *Server) {
 		}
 		return host(free + most)
 	}
-	// Only bounces: other rules would ban the host earlier for other unknown recipients.
+	// These are bounces, because other rules would ban the host earlier for other mail.
 	for i := range 16 + s.of(60, 30) + 1 {
 		s.Bans(unnamed1, 0)
 		s.Ask(unnamed1, manner{Null: true}, fmt.Sprintf("bounce%d@example.org", i))

@@ -149,7 +149,7 @@ func correspond(t *testing.T, s *smtpd.Server) {
 
 // TestMailLogImport checks that importing the syslog lines of each smtpd version makes the hosts in
 // them known. The filter has not seen these hosts before, and receives the facts over its control
-// socket. With the flag -update, the test stores the logs for the tests of filter/maillog.
+// socket. With the -update flag, the test stores the logs for the tests of filter/maillog.
 func TestMailLogImport(t *testing.T) {
 	versions := smtpd.Matrix()
 	if *update {

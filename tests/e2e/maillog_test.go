@@ -20,7 +20,7 @@ import (
 var update = flag.Bool("update", false, "record the mail logs for tests/export")
 
 // TestMailLogForFail2ban checks that fail2ban finds exactly the hosts that the filter has banned,
-// in the log of each version. With the flag -update, the test stores the logs for the tests in
+// in the log of each version. With the -update flag, the test stores the logs for the tests in
 // tests/export.
 func TestMailLogForFail2ban(t *testing.T) {
 	tool := require.Program(t, "fail2ban-regex")

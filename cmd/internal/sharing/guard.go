@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// A guard is a connection to a server that limits the size of replies. The client library allocates
+// A guard is a server connection that limits the size of replies. The client library allocates
 // as many bytes and elements as a reply announces, so one false number would use up the host's
 // memory.
 type guard struct {

@@ -71,8 +71,8 @@ type server struct {
 	key    fleetkey.Key
 	self   string
 	run    uint64            // of this companion
-	last   map[string]string // id of each other host's latest message
-	// heard contains the time at which each other host was last heard, by this host's clock.
+	last   map[string]string // id of every other host's latest message
+	// heard contains the time at which every other host was last heard, by this host's clock.
 	heard map[string]time.Time
 	// announced is set after the first announcement on this connection.
 	announced bool
