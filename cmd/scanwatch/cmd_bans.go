@@ -22,6 +22,7 @@ import (
 	"scanwatch/internal/prefix"
 	"scanwatch/internal/text"
 	"scanwatch/internal/why"
+	"scanwatch/rules"
 	"scanwatch/store/history"
 )
 
@@ -89,13 +90,15 @@ type bannedHost struct {
 	Name string `json:"name,omitempty"`
 	Org  string `json:"organisation,omitempty"`
 	Mode string `json:"mode,omitempty"` // the filter's mode; in mode observe, no ban is enforced
+	// Exempt reports whether a pass statement in the configuration exempts the host.
+	Exempt bool `json:"exempt,omitempty"`
 }
 
 func bansJSON(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHost, mode string) error {
-	out := json.NewEncoder(e.out)
+	policy, out := e.inForce(), json.NewEncoder(e.out)
 	for i := range list {
 		h := hosts[list[i].Prefix]
-		if err := out.Encode(bannedHost{text.Schema, why.NewBan(&list[i], e.now()), h.Name, h.Org, mode}); err != nil {
+		if err := out.Encode(bannedHost{text.Schema, why.NewBan(&list[i], e.now()), h.Name, h.Org, mode, exempt(policy, list[i].Prefix)}); err != nil {
 			return err
 		}
 	}
@@ -119,7 +122,8 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 		fmt.Fprintf(e.out, "no bans%s\n", where)
 		return
 	}
-	next := e.ladders()
+	policy := e.inForce()
+	next := ladders(policy)
 	rows := [][]string{{"HOST", "LEFT", "OFFENCE", "NEXT", "VISITS", "RULE", "NAME"}}
 	byRule := map[string]int{}
 	for i := range list {
@@ -130,7 +134,10 @@ func printBans(e *env, list []memory.Ban, hosts map[netip.Prefix]*reports.BanHos
 		}
 		rule += text.Escape(b.On())
 		byRule[rule]++
-		if b.Observe {
+		switch {
+		case exempt(policy, b.Prefix):
+			rule += " (exempt)"
+		case b.Observe:
 			rule += " (observed)"
 		}
 		rows = append(rows, []string{prefix.String(b.Prefix), left(b, e.now()), offence(b), next(b),
@@ -194,13 +201,26 @@ func (e *env) banHosts(list []memory.Ban) (map[netip.Prefix]*reports.BanHost, er
 	return hosts, err
 }
 
-// ladders returns a function that returns the duration of a banned host's next ban under the
-// current configuration.
-func (e *env) ladders() func(*memory.Ban) string {
-	rungs := make(map[string][]time.Duration)
+// inForce returns the policy in the configuration file, or nil if there is none.
+func (e *env) inForce() *rules.Policy {
 	lists, err := lookup.Builtin()
 	if c, wrong := e.configuration("", lists); err == nil && wrong == nil {
-		for _, r := range c.Policy.Rules() {
+		return c.Policy
+	}
+	return nil
+}
+
+// exempt reports whether a pass statement names a banned host or, in a /64, one of its hosts. It returns
+// false for other networks, because most of their hosts may not be exempt.
+func exempt(policy *rules.Policy, p netip.Prefix) bool {
+	return policy != nil && memory.Source(p.Addr()) == p && policy.Friends(p) == rules.Yes
+}
+
+// ladders returns a function that returns the duration of a banned host's next ban.
+func ladders(policy *rules.Policy) func(*memory.Ban) string {
+	rungs := make(map[string][]time.Duration)
+	if policy != nil {
+		for _, r := range policy.Rules() {
 			rungs[r.Name] = r.Ladder()
 		}
 	}
