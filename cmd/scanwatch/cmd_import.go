@@ -181,13 +181,9 @@ func importSmtpd(e *env, name string) error {
 	}
 	fmt.Fprintf(e.out, "lines     %d, %d skipped\n", r.Lines, r.Skipped)
 	printSessions(e, r.Sessions, r.Known)
-	fmt.Fprintf(e.out, "from      %s\nto        %s\n", r.Oldest.In(e.zone).Format(time.DateTime), r.Newest.In(e.zone).Format(time.DateTime))
+	printPeriod(e, r.Oldest, r.Newest, set.Keep)
 	if r.Skipped > 0 {
 		fmt.Fprintf(e.err, "scanwatch: skipped %d lines, the first is %v\n", r.Skipped, r.First)
-	}
-	if keep := e.now().Add(-set.Keep); r.Oldest.Before(keep) {
-		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
-			keep.In(e.zone).Format(time.DateOnly))
 	}
 	return nil
 }

@@ -66,7 +66,7 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	}
 	fmt.Fprintf(e.out, "lines     %d, of which %d from %s and %d not understood\n", r.Lines, r.Used+r.Unknown, kind.Name, r.Unknown)
 	printSessions(e, r.Sessions, r.Known)
-	fmt.Fprintf(e.out, "from      %s\nto        %s\n", r.Oldest.In(e.zone).Format(time.DateTime), r.Newest.In(e.zone).Format(time.DateTime))
+	printPeriod(e, r.Oldest, r.Newest, set.Keep)
 	for _, line := range r.Samples {
 		fmt.Fprintf(e.err, "scanwatch: not understood: %s\n", line)
 	}
@@ -79,11 +79,19 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	for _, name := range r.Cut {
 		fmt.Fprintf(e.err, "scanwatch: %s: the end of the compressed file is missing; import it again when it is complete\n", name)
 	}
-	if keep := e.now().Add(-set.Keep); r.Oldest.Before(keep) {
-		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
-			keep.In(e.zone).Format(time.DateOnly))
-	}
 	return nil
+}
+
+// printPeriod prints the period of the imported sessions, and the report that contains it. It warns if
+// the filter would remove sessions, because it keeps them only for the given time.
+func printPeriod(e *env, oldest, newest time.Time, keep time.Duration) {
+	oldest = oldest.In(e.zone)
+	fmt.Fprintf(e.out, "from      %s\nto        %s\n", oldest.Format(time.DateTime), newest.In(e.zone).Format(time.DateTime))
+	fmt.Fprintf(e.out, "report    %s report --since %s\n", self(e), oldest.Format(time.DateOnly))
+	if kept := e.now().Add(-keep); oldest.Before(kept) {
+		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
+			kept.In(e.zone).Format(time.DateOnly))
+	}
 }
 
 // printSessions prints the number of imported sessions. known is the number of sessions that were
