@@ -16,7 +16,6 @@ import (
 
 	"scanwatch/cmd/internal/mailimport"
 	"scanwatch/cmd/internal/owner"
-	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/serverlog"
 	"scanwatch/filter/stream"
@@ -157,8 +156,8 @@ func importSmtpd(e *env, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(dir.Path); err != nil {
-		return statedir.Explain(err)
+	if err := existing(dir.Path); err != nil {
+		return err
 	}
 	set, progress := dir.Limits(), e.progress()
 	var r stream.Result

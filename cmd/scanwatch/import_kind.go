@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"scanwatch/cmd/internal/owner"
-	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/serverlog"
 	"scanwatch/filter/stream"
 	"scanwatch/store"
@@ -38,8 +37,8 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(dir.Path); err != nil {
-		return statedir.Explain(err)
+	if err := existing(dir.Path); err != nil {
+		return err
 	}
 	logs, err := stream.OpenLogs(names, kind, os.Stdin, e.now(), e.zone)
 	if err != nil {
