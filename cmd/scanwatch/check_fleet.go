@@ -85,10 +85,12 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 		readers = append(readers, newReader("the user of the filter", uint32(filter)))
 	}
 	var share *rules.Companion
+	var service *reader
 	if i := slices.IndexFunc(p.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare }); i >= 0 {
 		share = p.Companions[i]
 		if uid, err := control.CompanionUser(share.User, filter); err == nil {
-			readers = append(readers, newReader("the user "+share.User+" of companion share", uid))
+			one := newReader("the user "+share.User+" of companion share", uid)
+			service, readers = &one, append(readers, one)
 		}
 	}
 	key, err := fleetkey.Read(f.Key)
@@ -114,9 +116,11 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 			warn(share.Pos, "password: %v", err)
 		}
 	}
-	for _, file := range []string{o.Password, o.CA} {
-		if problem := readers[len(readers)-1].problem(file); file != "" && problem != "" {
-			warn(share.Pos, "%s", problem)
+	if service != nil { // otherwise, another warning names the wrong user
+		for _, file := range []string{o.Password, o.CA} {
+			if problem := service.problem(file); file != "" && problem != "" {
+				warn(share.Pos, "%s", problem)
+			}
 		}
 	}
 	for _, s := range o.Servers {
