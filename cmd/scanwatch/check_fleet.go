@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -100,7 +101,7 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 		fmt.Fprintf(e.out, "%s, fingerprint %s\n", f, key.Fingerprint())
 	}
 	for i := range readers {
-		if problem := readers[i].problem(f.Key); problem != "" && !os.IsNotExist(err) {
+		if problem := readers[i].problem(f.Key); problem != "" && !errors.Is(err, os.ErrNotExist) {
 			warn(f.Pos, "fleet key: %s; the file must belong to the user of companion share, and the filter's group must be able to read it: chmod 440", problem)
 		}
 	}
@@ -113,7 +114,7 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 	o := &share.Share
 	if o.Password != "" {
 		if _, err := fleetkey.ReadFile(o.Password); err != nil {
-			warn(share.Pos, "password: %v", err)
+			warn(share.Pos, "password: %v; the file must have mode 400 and belong to the user of companion share", err)
 		}
 	}
 	if service != nil { // otherwise, another warning names the wrong user

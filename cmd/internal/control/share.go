@@ -376,6 +376,8 @@ func (s *Sharing) known(name string) error {
 	switch {
 	case slices.Contains(names, name):
 		return nil
+	case name == s.Name:
+		return fmt.Errorf("%.80q is this host; run the command on the other hosts", name)
 	case len(names) == 0:
 		return fmt.Errorf("no host %.80q; no other host is known", name)
 	}
