@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"scanwatch/cmd/internal/control"
 )
 
 // listen opens the milter's socket, such as unix:/run/scanwatch/milter.sock or inet:127.0.0.1:9900.
@@ -42,7 +44,13 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	_ = os.Mkdir(filepath.Dir(path), 0o755) // on a temporary file system, the directory is lost at each boot
+	dir := filepath.Dir(path)
+	if dir == control.DefaultRunDir() { // on a temporary file system, the directory is lost at each boot
+		_ = os.Mkdir(dir, 0o755)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("directory of the socket: %w; correct -l, or create the directory as in milter-scanwatch(8)", err)
+	}
 	// Set the mode with the umask instead of chmod, because the directory's owner could replace the
 	// socket with a link, and chmod would follow the link.
 	umask := 0o177
@@ -63,6 +71,12 @@ func listenUnix(path, group string) (_ net.Listener, err error) {
 		}
 	}
 	return l, nil
+}
+
+// excludes reports whether a user other than root, such as Postfix's, cannot connect to the socket,
+// because no group was given and this process has another user. A nil user is not excluded.
+func excludes(socket, group string, u *user.User) bool {
+	return u != nil && group == "" && strings.HasPrefix(socket, "unix:") && u.Uid != strconv.Itoa(os.Getuid())
 }
 
 // removeStale removes a socket on which no process is listening.

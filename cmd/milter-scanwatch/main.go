@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
@@ -71,6 +72,10 @@ func (f *front) prepare(e *engine.Engine) (err error) {
 	}
 	if f.listener, err = listen(f.socket, f.group); err != nil {
 		e.Log.Error("mail servers cannot connect", "err", err)
+	}
+	// Without Postfix, the mail server is Sendmail, which connects as root.
+	if postfix, _ := user.Lookup("postfix"); err == nil && excludes(f.socket, f.group, postfix) {
+		e.Log.Warn("socket closed to Postfix", "hint", "start with -g postfix")
 	}
 	e.Source, e.Commands = f.log.Status, f.log.Commands(f.alive, f.session)
 	return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -85,10 +86,12 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 		readers = append(readers, newReader("the user of the filter", uint32(filter)))
 	}
 	var share *rules.Companion
+	var service *reader
 	if i := slices.IndexFunc(p.Companions, func(c *rules.Companion) bool { return c.Role == rules.RoleShare }); i >= 0 {
 		share = p.Companions[i]
 		if uid, err := control.CompanionUser(share.User, filter); err == nil {
-			readers = append(readers, newReader("the user "+share.User+" of companion share", uid))
+			one := newReader("the user "+share.User+" of companion share", uid)
+			service, readers = &one, append(readers, one)
 		}
 	}
 	key, err := fleetkey.Read(f.Key)
@@ -98,7 +101,7 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 		fmt.Fprintf(e.out, "%s, fingerprint %s\n", f, key.Fingerprint())
 	}
 	for i := range readers {
-		if problem := readers[i].problem(f.Key); problem != "" && !os.IsNotExist(err) {
+		if problem := readers[i].problem(f.Key); problem != "" && !errors.Is(err, os.ErrNotExist) {
 			warn(f.Pos, "fleet key: %s; the file must belong to the user of companion share, and the filter's group must be able to read it: chmod 440", problem)
 		}
 	}
@@ -111,12 +114,14 @@ func checkFleet(e *env, p *rules.Policy, filter int, warn func(rules.Pos, string
 	o := &share.Share
 	if o.Password != "" {
 		if _, err := fleetkey.ReadFile(o.Password); err != nil {
-			warn(share.Pos, "password: %v", err)
+			warn(share.Pos, "password: %v; the file must have mode 400 and belong to the user of companion share", err)
 		}
 	}
-	for _, file := range []string{o.Password, o.CA} {
-		if problem := readers[len(readers)-1].problem(file); file != "" && problem != "" {
-			warn(share.Pos, "%s", problem)
+	if service != nil { // otherwise, another warning names the wrong user
+		for _, file := range []string{o.Password, o.CA} {
+			if problem := service.problem(file); file != "" && problem != "" {
+				warn(share.Pos, "%s", problem)
+			}
 		}
 	}
 	for _, s := range o.Servers {

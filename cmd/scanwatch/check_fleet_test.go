@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"scanwatch/filter/share"
@@ -61,5 +62,17 @@ func TestFileReaders(t *testing.T) {
 func TestLongestBan(t *testing.T) {
 	if rules.DefaultLongest != share.DefaultLimits().Duration {
 		t.Error(rules.DefaultLongest, share.DefaultLimits().Duration)
+	}
+}
+
+// TestUserOfService checks that the error about a service's user names the remedy.
+func TestUserOfService(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIP: the test needs root")
+	}
+	for name, want := range map[string]string{"nosuchuser": "create the user as in COMPANIONS", "root": "name a separate user", "0": "name a separate user"} {
+		if err := become(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

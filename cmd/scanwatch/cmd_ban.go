@@ -30,8 +30,9 @@ func newBan(e *env) *cobra.Command {
 		Short: "Ban a host or a network.",
 		Long: "Ban a host or a network immediately; for an IPv6 address, its /64. Without\n" +
 			"--force, these are not banned: hosts with accepted mail or logins in the last 90\n" +
-			"days, hosts exempt by a pass statement, private addresses, addresses of this\n" +
-			"machine, and networks larger than a /8 (IPv6: a /16).",
+			"days, here or on another host of the fleet, hosts exempt by a pass statement,\n" +
+			"private addresses, addresses of this machine, and networks larger than a /8\n" +
+			"(IPv6: a /16).",
 		Example: "  scanwatch ban 192.0.2.1\n  scanwatch ban --for 7d --reason \"brute force\" 2001:db8::/48",
 		Args:    argsBetween(1, 1),
 		RunE:    func(_ *cobra.Command, args []string) error { return runBan(e, &f, args[0]) },

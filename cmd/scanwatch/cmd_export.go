@@ -105,7 +105,11 @@ func exportOptions(e *env, cmd *cobra.Command, f *exportFlags, args []string) (*
 	format := export.FormatByName(args[0])
 	if format == nil {
 		hint := "see scanwatch export --help"
-		if name := rules.Nearest(args[0], formatNames()); name != "" {
+		name := rules.Nearest(args[0], formatNames())
+		if first, _, _ := strings.Cut(args[0], "-"); export.FormatByName(first) != nil {
+			name = first // for postfix-cidr
+		}
+		if name != "" {
 			hint = "did you mean " + name + "?"
 		}
 		return nil, o, usage("export %q: no such format; %s", args[0], hint)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -12,6 +13,8 @@ import (
 	"scanwatch/cmd/internal/followlog"
 	"scanwatch/cmd/internal/owner"
 	"scanwatch/cmd/internal/sandbox"
+	"scanwatch/cmd/internal/statedir"
+	"scanwatch/filter/maillog"
 	"scanwatch/filter/serverlog"
 )
 
@@ -38,8 +41,16 @@ func newFollow(e *env) *cobra.Command {
 			switch {
 			case milter && kind.Name != "postfix":
 				return usage("follow --milter %s: only the log of postfix has the facts", kind.Name)
+			case compressed(args[1]):
+				return fmt.Errorf("follow %s: is compressed; follow the current log, and import old ones: %s import %s %[1]s", shellWord(args[1]), self(e), kind.Name)
 			case milter:
 				return followForMilter(e, front, open)
+			}
+			// The engine reads the configuration again, and also starts if it has errors.
+			if dir, err := e.stateDir(); err == nil {
+				if err := existing(dir.Path); err != nil {
+					return err
+				}
 			}
 			return runFollow(e, front, verbose, open)
 		},
@@ -48,6 +59,31 @@ func newFollow(e *env) *cobra.Command {
 	cmd.Flags().BoolVar(&milter, "milter", false, "send facts to milter-scanwatch, which uses the state directory")
 	cmd.Flags().BoolVar(&open, "no-sandbox", false, "disable the sandbox")
 	return cmd
+}
+
+// compressed reports whether a file is compressed. Other files, and errors, are left to the front end.
+func compressed(name string) bool {
+	if info, err := os.Stat(name); err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 6)
+	n, _ := f.Read(head)
+	return maillog.Compressed(head[:n])
+}
+
+// existing returns an error if the state directory does not exist. Its owner is the user of the front
+// end, so that a mistyped directory must not be created.
+func existing(dir string) error {
+	_, err := os.Stat(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read state directory: %w; create it with install -d -m 750 %s, or specify another directory with -s", err, shellWord(dir))
+	}
+	return statedir.Explain(err)
 }
 
 // errFollow is returned after an error that the engine has already logged.

@@ -16,7 +16,6 @@ import (
 
 	"scanwatch/cmd/internal/mailimport"
 	"scanwatch/cmd/internal/owner"
-	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/lookup/feed"
 	"scanwatch/filter/serverlog"
 	"scanwatch/filter/stream"
@@ -157,8 +156,8 @@ func importSmtpd(e *env, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(dir.Path); err != nil {
-		return statedir.Explain(err)
+	if err := existing(dir.Path); err != nil {
+		return err
 	}
 	set, progress := dir.Limits(), e.progress()
 	var r stream.Result
@@ -181,13 +180,9 @@ func importSmtpd(e *env, name string) error {
 	}
 	fmt.Fprintf(e.out, "lines     %d, %d skipped\n", r.Lines, r.Skipped)
 	printSessions(e, r.Sessions, r.Known)
-	fmt.Fprintf(e.out, "from      %s\nto        %s\n", r.Oldest.In(e.zone).Format(time.DateTime), r.Newest.In(e.zone).Format(time.DateTime))
+	printPeriod(e, r.Oldest, r.Newest, set.Keep)
 	if r.Skipped > 0 {
 		fmt.Fprintf(e.err, "scanwatch: skipped %d lines, the first is %v\n", r.Skipped, r.First)
-	}
-	if keep := e.now().Add(-set.Keep); r.Oldest.Before(keep) {
-		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
-			keep.In(e.zone).Format(time.DateOnly))
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func (e *env) configuration(policy string, lists *lookup.Lists) (*config.Config,
 	}
 	name, err := e.chosen(nil)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w; to test a preset, add --policy standard", err)
 	}
 	return config.Load(name, lists, nil, false)
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"scanwatch/cmd/internal/owner"
-	"scanwatch/cmd/internal/statedir"
 	"scanwatch/filter/serverlog"
 	"scanwatch/filter/stream"
 	"scanwatch/store"
@@ -39,8 +38,8 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(dir.Path); err != nil {
-		return statedir.Explain(err)
+	if err := existing(dir.Path); err != nil {
+		return err
 	}
 	logs, err := stream.OpenLogs(names, kind, os.Stdin, e.now(), e.zone)
 	if err != nil {
@@ -67,7 +66,7 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	}
 	fmt.Fprintf(e.out, "lines     %d, of which %d from %s and %d not understood\n", r.Lines, r.Used+r.Unknown, kind.Name, r.Unknown)
 	printSessions(e, r.Sessions, r.Known)
-	fmt.Fprintf(e.out, "from      %s\nto        %s\n", r.Oldest.In(e.zone).Format(time.DateTime), r.Newest.In(e.zone).Format(time.DateTime))
+	printPeriod(e, r.Oldest, r.Newest, set.Keep)
 	for _, line := range r.Samples {
 		fmt.Fprintf(e.err, "scanwatch: not understood: %s\n", line)
 	}
@@ -80,11 +79,19 @@ func importKind(e *env, kind *serverlog.Kind, names []string) error {
 	for _, name := range r.Cut {
 		fmt.Fprintf(e.err, "scanwatch: %s: the end of the compressed file is missing; import it again when it is complete\n", name)
 	}
-	if keep := e.now().Add(-set.Keep); r.Oldest.Before(keep) {
-		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
-			keep.In(e.zone).Format(time.DateOnly))
-	}
 	return nil
+}
+
+// printPeriod prints the period of the imported sessions, and the report that contains it. It warns if
+// the filter would remove sessions, because it keeps them only for the given time.
+func printPeriod(e *env, oldest, newest time.Time, keep time.Duration) {
+	oldest = oldest.In(e.zone)
+	fmt.Fprintf(e.out, "from      %s\nto        %s\n", oldest.Format(time.DateTime), newest.In(e.zone).Format(time.DateTime))
+	fmt.Fprintf(e.out, "report    %s report --since %s\n", self(e), oldest.Format(time.DateOnly))
+	if kept := e.now().Add(-keep); oldest.Before(kept) {
+		fmt.Fprintf(e.err, "scanwatch: the filter removes sessions older than %s at its next start; to keep them, raise `store ... keep` first\n",
+			kept.In(e.zone).Format(time.DateOnly))
+	}
 }
 
 // printSessions prints the number of imported sessions. known is the number of sessions that were

@@ -84,7 +84,7 @@ func (s *service) missing() string {
 // grant access to it later.
 func (s *service) socket() (string, error) {
 	if _, err := os.Stat(s.runDir); err != nil {
-		return "", fmt.Errorf("directory of the filter's socket: %w", err)
+		return "", fmt.Errorf("directory of the filter's socket: %w; create it, owned by the filter's user, and restart smtpd, or correct rundir", err)
 	}
 	return control.SocketPath(s.runDir), nil
 }
@@ -115,11 +115,14 @@ func become(name string) error {
 		u, err = &user.User{Uid: name, Gid: name}, nil
 	}
 	if err != nil {
-		return fmt.Errorf("user of the companion: %w", err)
+		return fmt.Errorf("user of the companion: %w; create the user as in COMPANIONS of scanwatch(8)", err)
 	}
 	id, err := strconv.Atoi(u.Uid)
 	if err != nil {
 		return err
+	}
+	if id == 0 {
+		return fmt.Errorf("user of the companion: %s is root; name a separate user, as in COMPANIONS of scanwatch(8)", name)
 	}
 	group, err := strconv.Atoi(u.Gid)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -119,6 +120,12 @@ var (
 	magicXZ    = []byte("\xfd7zXZ\x00")
 	magicZstd  = []byte{0x28, 0xb5, 0x2f, 0xfd}
 )
+
+// Compressed reports whether a file that begins with head is compressed. head needs at least the
+// first 6 bytes of a longer file.
+func Compressed(head []byte) bool {
+	return slices.ContainsFunc([][]byte{magicGzip, magicBzip2, magicXZ, magicZstd}, func(magic []byte) bool { return bytes.HasPrefix(head, magic) })
+}
 
 // begin detects the format of the log.
 func (l *Log) begin() error {

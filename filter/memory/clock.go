@@ -392,12 +392,14 @@ func (r *Reader) Lost(e kv.Entry) (lost time.Time, ok bool) {
 	return r.clock.day(at), at != 0
 }
 
-// Peer decodes a row from the peers bucket. Peer returns false if the row is not about a
-// host, or if the host has neither recent mail nor a recent login.
+// Peer decodes a row from the peers bucket or from ElsewhereBucket. Peer returns false if the row is
+// not about a host, or if the host has neither recent mail nor a recent login.
 func (r *Reader) Peer(key, value []byte) (Peer, bool) {
-	k, p, ok := readPeer(key, value)
+	k, p, ok := readPeer(key[:min(len(key), peerKeySize)], value[:min(len(value), peerSize)])
 	if !ok {
 		return Peer{}, false
 	}
-	return p.export(&r.clock, k, r.clock.row(r.now))
+	e, ok := p.export(&r.clock, k, r.clock.row(r.now))
+	e.Origin = string(value[peerSize:])
+	return e, ok
 }

@@ -165,13 +165,14 @@ type elsewhereRows struct {
 }
 
 const (
-	elsewhereBucket = "elsewhere"
+	// ElsewhereBucket is the bucket with the rows of other hosts' clients.
+	ElsewhereBucket = "elsewhere"
 	// completeKey is the key of an empty row that is present once the standing on all hosts
 	// of a server has arrived. It is greater than all other keys.
 	completeKey = "\xff"
 )
 
-func (elsewhereRows) bucketName() string { return elsewhereBucket }
+func (elsewhereRows) bucketName() string { return ElsewhereBucket }
 
 func (t elsewhereRows) status() Status {
 	displaced := 0
@@ -211,23 +212,22 @@ func (t elsewhereRows) changes(n int, put func(key, value []byte)) (left int) {
 }
 
 func (t elsewhereRows) restore(key, value []byte, now uint32) bool {
-	const keySize, size = 17, 30
 	if string(key) == completeKey {
 		t.s.complete = true
 		return true
 	}
-	if len(key) < keySize || len(value) <= size {
+	if len(key) < peerKeySize || len(value) <= peerSize {
 		return false
 	}
 	k := foreignKey[peerKey]{}
 	row, ok := foreignRow[peer]{}, false
-	if k.key, row.row, ok = t.decode(key[:keySize], value[:size]); !ok {
+	if k.key, row.row, ok = t.decode(key[:peerKeySize], value[:peerSize]); !ok {
 		return false
 	}
-	origin := string(value[size:])
+	origin := string(value[peerSize:])
 	row.origin = t.s.hosts.number(origin)
-	if len(key) > keySize {
-		k.file = t.s.hosts.number(string(key[keySize:])) + 1
+	if len(key) > peerKeySize {
+		k.file = t.s.hosts.number(string(key[peerKeySize:])) + 1
 	}
 	switch _, live := t.foreign.rows[k]; {
 	case live: // has arrived since startup

@@ -77,6 +77,9 @@ const (
 
 const peersBucket = "peers"
 
+// Sizes of a row in bytes.
+const peerKeySize, peerSize = 17, 30
+
 func newPeers(s *shared) *Peers {
 	t := &Peers{shared: s, forgotten: forgotten{dirty: true}}
 	t.rows = newTable(s, schema[peerKey, peer]{
@@ -100,7 +103,7 @@ func newPeers(s *shared) *Peers {
 
 func readPeer(key, v []byte) (k peerKey, p peer, ok bool) {
 	const fixed = 7
-	if len(key) != 17 || len(v) != 2*(fixed+len(p.senders)+len(p.helos)) {
+	if len(key) != peerKeySize || len(v) != 2*(fixed+len(p.senders)+len(p.helos)) {
 		return k, p, false
 	}
 	k.kind = peerKind(key[0])
@@ -450,6 +453,7 @@ type Peer struct {
 	LastMail  time.Time    // day in UTC; zero if there was none in the last recentDays
 	LastLogin time.Time    // day in UTC; zero if there was none in the last loginDays
 	Many      bool         // many hosts share the address; it should be listed as a gateway
+	Origin    string       // host of the fleet that reported the latest information; empty for this host
 }
 
 // Recent reports whether Each would visit the single address a or its /64.

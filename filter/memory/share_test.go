@@ -152,7 +152,7 @@ func TestForeignRows(t *testing.T) {
 	disk := to.Changes(1000)
 	standing := 0
 	for _, e := range disk {
-		if e.Bucket == elsewhereBucket {
+		if e.Bucket == ElsewhereBucket {
 			standing++
 		}
 	}

@@ -99,7 +99,7 @@ func (r *LogResult) foreign(logs []*maillog.Log, kind *serverlog.Kind) error {
 	if len(r.Samples) > 0 {
 		hint = "; not understood: " + r.Samples[0]
 	}
-	return fmt.Errorf("read %s: no sessions of %s found in %d lines%s", names, kind.Name, r.Lines, hint)
+	return fmt.Errorf("read %s: no sessions of %s found in %d lines; use the kind of the server that wrote the log%s", names, kind.Name, r.Lines, hint)
 }
 
 // read reads a log.

@@ -57,7 +57,7 @@ func Split(in io.Reader, run func(io.Reader) error) (Counts, error) {
 	case s.counts.Lines == 0:
 		return s.counts, errors.New("read stream: no lines")
 	case s.counts.Runs == 0:
-		return s.counts, fmt.Errorf("read stream: %w; expected the lines that smtpd sends to a filter", s.counts.First)
+		return s.counts, fmt.Errorf("read stream: %w; expected the lines that smtpd sends to a filter; a mail log is imported by smtpd-log or by the kind of its server", s.counts.First)
 	}
 	return s.counts, nil
 }

@@ -49,6 +49,7 @@ type Hidden struct {
 	Cut      int    `json:"sessions_with_steps_omitted"` // sessions with steps that were not recorded
 	Omitted  uint64 `json:"steps_omitted"`
 	EndingNo int    `json:"endings_unknown"` // sessions with an unknown ending
+	Logged   int    `json:"from_logs"`       // sessions from the log of a mail server
 }
 
 // Sums counts the sessions in aggregates. An aggregate cannot be replayed, because its
@@ -238,6 +239,11 @@ func (h *Hidden) add(o *replay.Outcome) {
 	}
 	if o.Record.Ending == smtp.EndingUnknown {
 		h.EndingNo++
+	}
+	switch string(o.Record.FrontEnd) {
+	case "", "smtpd", "milter":
+	default:
+		h.Logged++
 	}
 }
 

@@ -93,6 +93,9 @@ func (p *printer) gaps(r *Result) {
 	if h.EndingNo > 0 {
 		p.say(2, "%s with an unknown ending: rules for the phase end did not apply", text.Plural(h.EndingNo, "session"))
 	}
+	if h.Logged > 0 {
+		p.say(2, "%s from a log: all rules are applied, as by a filter or milter, but scanwatch follow applies only rules for the phase end", text.Plural(h.Logged, "session"))
+	}
 	if r.Late > 0 {
 		p.say(2, "%s so long that sessions with a later start were replayed first", text.Plural(r.Late, "session"))
 	}

@@ -60,7 +60,7 @@ func (a *Answer) summarize(zone *time.Location) {
 		a.State = "not banned"
 		b := a.mainBan()
 		if b != nil && !b.Expired {
-			a.State += fmt.Sprintf(", but would be until %s in enforce mode", day(b.Until))
+			a.State += fmt.Sprintf(", but would be until %s %s", day(b.Until), a.lacking(b))
 		} else if b != nil && s == nil {
 			a.State += "; the last ban ended on " + day(b.Until)
 		}
@@ -110,6 +110,17 @@ func (a *Answer) spares(b *Ban) bool {
 	return b.On() != "" && slices.ContainsFunc(a.Hosts, func(h *Host) bool {
 		return b.Affects(h.Prefix) && slices.ContainsFunc(h.Exemptions, func(x Exemption) bool { return x.Holds && x.By != "known-senders" })
 	})
+}
+
+// lacking returns the condition under which an observed ban would be enforced.
+func (a *Answer) lacking(b *Ban) string {
+	switch {
+	case b.On() != "":
+		return "without observe in the statement fleet"
+	case a.observes():
+		return "in enforce mode"
+	}
+	return "if its rule enforced it"
 }
 
 // observed returns an active ban that is not enforced, or nil.
@@ -179,7 +190,7 @@ func (a *Answer) counts() string {
 		}
 	}
 	if a.Observed > 0 {
-		line += fmt.Sprintf(", %d would have been in enforce mode", a.Observed)
+		line += fmt.Sprintf(", %d would have been if enforced", a.Observed)
 	}
 	return line
 }

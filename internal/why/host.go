@@ -130,7 +130,7 @@ func (w *query) findHosts() error {
 	}
 	var rows []store.Entry
 	reader := memory.NewReader(w.Now)
-	err := w.Rows([]string{"clock", "secret", "peers", "elsewhere", memory.BansBucket, memory.OthersBucket}, func(en store.Entry) error {
+	err := w.Rows([]string{"clock", "secret", "peers", memory.ElsewhereBucket, memory.BansBucket, memory.OthersBucket}, func(en store.Entry) error {
 		reader.Clock(en)
 		if en.Bucket != memory.BansBucket && en.Bucket != memory.OthersBucket {
 			rows = append(rows, store.Entry{Bucket: en.Bucket, Key: slices.Clone(en.Key), Value: slices.Clone(en.Value)})

@@ -290,7 +290,7 @@ func TestBanCause(t *testing.T) {
 		before, after  int           // sessions before the ban, the first of them rejected, and after the ban
 		state, undo, c string
 	}{
-		{name: "observed", observe: true, ago: 30 * time.Minute, state: "not banned, but would be until 2026-11-02 12:30 +0000 in enforce mode; no rule", undo: "scanwatch unban 192.0.2.80", c: "rule guess (observed only)" + evidence},
+		{name: "observed", observe: true, ago: 30 * time.Minute, state: "not banned, but would be until 2026-11-02 12:30 +0000 if its rule enforced it; no rule", undo: "scanwatch unban 192.0.2.80", c: "rule guess (observed only)" + evidence},
 		{name: "enforced", ago: 30 * time.Minute, state: "192.0.2.80 is banned until 2026-11-02 12:30 +0000; no rule", undo: "scanwatch unban 192.0.2.80", c: "rule guess" + evidence},
 		{name: "old session", ago: 30 * time.Minute, after: 30, state: "192.0.2.80 is banned until 2026-11-02 12:30 +0000; none of 31 sessions", undo: "scanwatch unban 192.0.2.80", c: "rule guess" + evidence},
 		{name: "after a rejection", ago: 30 * time.Minute, before: 1, state: "192.0.2.80 is banned until 2026-11-02 12:30 +0000; 1 of 2 sessions", undo: "scanwatch unban 192.0.2.80", c: "rule guess" + evidence},
@@ -320,6 +320,25 @@ func TestBanCause(t *testing.T) {
 				t.Errorf("state %q\ncause %q\nundo %q\n%s", a.State, a.Cause, a.Undo, out)
 			}
 		})
+	}
+}
+
+// TestObservedBan checks that the answer does not name the mode as the reason why a ban is only observed
+// if the filter enforces.
+func TestObservedBan(t *testing.T) {
+	for _, c := range []struct{ mode, origin, want string }{
+		{"observe", "", "in enforce mode"},
+		{"enforce", "", "if its rule enforced it"},
+		{"enforce", "mx2", "without observe in the statement fleet"},
+		{"observe", "mx2", "without observe in the statement fleet"},
+	} {
+		p := netip.MustParsePrefix("192.0.2.80/32")
+		ban := NewBan(&memory.Ban{Prefix: p, Since: now, Until: now.Add(time.Hour), Rule: "guess", Observe: true, Origin: c.origin}, now)
+		a := Answer{Mode: c.mode, Matched: 2, Observed: 2, Hosts: []*Host{{Prefix: p, Bans: []Ban{ban}}}}
+		a.summarize(time.UTC)
+		if want := "not banned, but would be until 2026-11-02 13:00 +0000 " + c.want + "; none of 2 sessions was rejected by a rule, 2 would have been if enforced"; a.State != want {
+			t.Errorf("%s %s: %q", c.mode, c.origin, a.State)
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ func (s *Summary) textTotals(l *lines) {
 		line += fmt.Sprintf(", %d rejected by rules or bans", s.Remote.Refused)
 	}
 	if s.Remote.Observed > 0 {
-		line += fmt.Sprintf(", %d would have been rejected in enforce mode", s.Remote.Observed)
+		line += fmt.Sprintf(", %d would have been rejected if enforced", s.Remote.Observed)
 	}
 	l.WriteByte('\n')
 	l.para(line+".", 0)

@@ -31,6 +31,9 @@ func rivals(t *testing.T, dir string) (all []*rival) {
 	if err := os.WriteFile(log, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.MkdirAll(state, 0o750); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 8 {
 		r := &rival{program: "milter-scanwatch", ended: make(chan struct{})}
 		r.Cmd = exec.Command(smtpd.Bin(r.program), "-v", "-s", state, "-l", fmt.Sprintf("unix:%s/%d.sock", dir, i))

@@ -402,6 +402,8 @@ func TestRemedies(t *testing.T) {
 		start("mx1", "\"valkey://127.0.0.1:%d\"", tls):                                              "use valkeys://",
 		start("mx2", "\"valkeys://127.0.0.1:%d\" ca %q", plain.port, cert):                          "if the port has no TLS",
 		start("mx3", "\"valkeys://127.0.0.1:%d\"", tls):                                             "authority's certificate with ca",
+		start("mx7", "\"valkey://127.0.0.1:%d\"", freePort(t)):                                      "connection refused; start the server, or correct the address",
+		start("mx8", "%q", filepath.Join(dir, "no.sock")):                                           "no such file or directory; start the server, or correct the socket",
 		start("mx4", "\"valkey://127.0.0.1:%d\"", locked.port):                                      "add login and password",
 		start("mx5", "\"valkey://127.0.0.1:%d\" login \"mx1\" password %q", limited.port, password): "permissions in SEVERAL SERVERS",
 	} {

@@ -42,6 +42,44 @@ func TestNewKeyOnlyInCompanion(t *testing.T) {
 	})
 }
 
+// TestOtherSettings checks that the status and the log name a companion with other settings than the
+// filter's: one that still observes other hosts' bans, and one with the name of another host.
+func TestOtherSettings(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, newServer(t, "redis"))
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	text, err := os.ReadFile(a.etc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	observe := strings.Replace(string(text), "\ncompanion", " observe\ncompanion", 1)
+	shares := func() bool { return !strings.Contains(a.scanwatch("status"), "PROBLEM") }
+	restart := func(config string) {
+		a.killCompanion()
+		a.restart(config)
+		a.startCompanion()
+		filterproc.Eventually(t, "mx1 shares", a.problem("companion share: running, "))
+	}
+	restart(observe)
+	b.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx1 observes the ban", func() bool { return strings.Contains(a.scanwatch("bans", "--all"), "198.51.100.1") })
+	filterproc.Eventually(t, "mx1 has no problem", shares)
+
+	const different = "the filter and this service were started with different fleet statements; restart smtpd, then this service"
+	a.restart(string(text))
+	filterproc.Eventually(t, "mx1 names the different settings", a.reports(different))
+	filterproc.Eventually(t, "the service logs them", func() bool { return strings.Contains(a.log(), different) })
+	a.killCompanion()
+	a.startCompanion()
+	filterproc.Eventually(t, "mx1 rejects the client", a.turnsAway("198.51.100.1"))
+	filterproc.Eventually(t, "mx1 has no problem", shares)
+
+	a.killCompanion()
+	a.configure(strings.Replace(string(text), `fleet "mx1"`, `fleet "mx3"`, 1))
+	a.startCompanion()
+	filterproc.Eventually(t, "mx1 names the other name", a.reports("the filter is the host mx1, and this service is mx3"))
+}
+
 // TestWrongKeyWasFirst checks a server whose key was set by a host with a wrong key. After that
 // host has been removed, the hosts with the right key must be able to set the server's key.
 func TestWrongKeyWasFirst(t *testing.T) {
@@ -80,6 +118,10 @@ func TestSameName(t *testing.T) {
 	other.ban("198.51.100.3")
 	filterproc.Eventually(t, "mx2 rejects the client of the other mx1", b.turnsAway("198.51.100.3"))
 	filterproc.Eventually(t, "mx1 names the problem", a.reports("another host has the same name, or companion share runs twice on this host"))
+	filterproc.Eventually(t, "both services log the problem", func() bool {
+		const problem = `msg="not everything shared" companion=share err="host mx1: another host has the same name`
+		return strings.Contains(a.log(), problem) && strings.Contains(other.log(), problem)
+	})
 	other.scanwatch("unban", "198.51.100.1")
 	filterproc.Eventually(t, "mx2 lets the client in", b.lets("198.51.100.1"))
 	other.killCompanion()

@@ -32,7 +32,10 @@ type Sharing struct {
 	// Fingerprint is the fingerprint of the fleet's key, which is compared with the
 	// companion's.
 	Fingerprint string
-	Log         *slog.Logger
+	// Name is this host's name, and Settings is the text of the statement fleet, which are compared
+	// with the companion's.
+	Name, Settings string
+	Log            *slog.Logger
 
 	mu    sync.Mutex
 	hosts []share.HostStatus          // from the companion
@@ -156,7 +159,7 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 		return memory.ErrNotLoaded // until then, it is unknown whether bans are waiting
 	}
 	s.Memory.Announce() // before the companion sends rows of other hosts
-	return a.JSON(Limits{s.Memory.Bans.Waiting(), s.Memory.Room()})
+	return a.JSON(Limits{s.Memory.Bans.Waiting(), s.Memory.Room(), s.Name, s.Settings})
 }
 
 const maxSkew = 1 << 31
@@ -373,6 +376,8 @@ func (s *Sharing) known(name string) error {
 	switch {
 	case slices.Contains(names, name):
 		return nil
+	case name == s.Name:
+		return fmt.Errorf("%.80q is this host; run the command on the other hosts", name)
 	case len(names) == 0:
 		return fmt.Errorf("no host %.80q; no other host is known", name)
 	}
@@ -493,6 +498,9 @@ type Limits struct {
 	Waiting bool `json:"waiting"`
 	// Room is the maximum number of other hosts' rows, by bucket.
 	Room map[string]int `json:"room"`
+	// Name and Settings are the fields of Sharing.
+	Name     string `json:"name"`
+	Settings string `json:"settings"`
 }
 
 // Fleet returns an error if the filter and the companion have different keys.

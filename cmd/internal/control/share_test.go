@@ -214,6 +214,10 @@ func TestFailedDrop(t *testing.T) {
 	if err := cmp.Or(SendForeign(c, 0, bans(3, false)), SendImported(c, []share.HostStatus{{Name: "mx2"}, {Name: "mx3"}})); err != nil {
 		t.Fatal(err)
 	}
+	s.Name = "mx1"
+	if err := s.drop(t.Context(), &Answer{}, []string{"mx1"}); err == nil || !strings.Contains(err.Error(), "is this host; run the command on the other hosts") {
+		t.Error(err)
+	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.drop(gone, &Answer{}, []string{"mx2"}); !errors.Is(err, context.Canceled) {

@@ -84,6 +84,7 @@ func (p *Engine) joinFleet() {
 		p.memory.UseKey(r.key.State())
 		p.memory.UseName(p.set.Fleet.Name)
 		p.sharing.Fingerprint = r.key.Fingerprint()
+		p.sharing.Name, p.sharing.Settings = p.set.Fleet.Name, p.set.Fleet.String()
 		return
 	}
 	p.sharing.Problem = control.Restart(p.sharing.Problem, p.program.Server)

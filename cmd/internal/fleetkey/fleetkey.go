@@ -61,7 +61,10 @@ func ReadFile(name string) ([]byte, error) {
 // Read reads a key from a file.
 func Read(name string) (Key, error) {
 	text, err := ReadFile(name)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return Key{}, fmt.Errorf("%w; copy the key of the other hosts, or create the first with scanwatch key", err)
+	case err != nil:
 		return Key{}, err
 	}
 	return parse(name, text)
@@ -79,7 +82,10 @@ func parse(name string, text []byte) (k Key, err error) {
 // Create writes a new key to a new file that only the owner can read.
 func Create(name string) (Key, error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrExist):
+		return Key{}, fmt.Errorf("%w; scanwatch key --show prints its fingerprint; to replace the key on all hosts, remove the file first", err)
+	case err != nil:
 		return Key{}, err
 	}
 	k := New()

@@ -1,6 +1,7 @@
 package fleetkey
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +16,7 @@ func TestFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Create(name); !os.IsExist(err) {
+	if _, err := Create(name); !errors.Is(err, os.ErrExist) {
 		t.Fatalf("an existing key was replaced: %v", err)
 	}
 	read, err := Read(name)

@@ -89,11 +89,11 @@ func (f *Front) Open(dir string, log *slog.Logger) (err error) {
 		err = f.open()
 	}
 	if err != nil {
-		log.Error("log unreadable", "err", err)
 		f.source.Problem = err.Error()
 		if errors.Is(err, fs.ErrNotExist) {
 			f.source.Problem += "; without a syslog daemon, read the journal, see milter-scanwatch(8)"
 		}
+		log.Error("log unreadable", "err", f.source.Problem)
 	}
 	return err
 }

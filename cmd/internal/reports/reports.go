@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"scanwatch/cmd/internal/control"
@@ -73,6 +74,18 @@ func (s *Source) collect(r *statedir.Records, v history.Visitor) (p period, err 
 	return p, err
 }
 
+// others returns the days with records, for a report without sessions. others returns "" if there are
+// none.
+func (s *Source) others() string {
+	all, _ := store.Segments(s.Dir.Path) // an error is already a problem of the report
+	all = slices.DeleteFunc(all, func(g store.Segment) bool { return g.Quarantined })
+	if len(all) == 0 {
+		return ""
+	}
+	first := all[0].Day.Format(time.DateOnly)
+	return fmt.Sprintf("; there are records from %s to %s: use --since %[1]s", first, all[len(all)-1].Day.Format(time.DateOnly))
+}
+
 // gcPercent is below Go's default to save memory. Garbage collections are still rare, because a
 // report keeps most of the memory that it allocates.
 const gcPercent = 5
@@ -133,7 +146,7 @@ func (s *Source) Read(quiet bool) (*Report, error) {
 	}
 	problems = append(problems, gaps(r, &p)...)
 	if r.Unread == 0 && p.sessions == 0 && !quiet { // unreadable files may contain sessions
-		problems = append(problems, "no sessions were recorded in this period")
+		problems = append(problems, "no sessions were recorded in this period"+s.others())
 	}
 	for i := range problems {
 		problems[i] = text.Escape(problems[i])

@@ -102,10 +102,12 @@ type Service struct {
 	latest      map[string]position // latest message of each host
 	gaps        map[string]*gap     // hosts of which messages were missing
 	unlisted    error               // error in the latest search for hosts, or nil
-	next        struct{ connect, send, upkeep, expire time.Time }
+	next        struct{ connect, send, upkeep, expire, log time.Time }
 	pause       time.Duration // before the next attempt to connect to the server
 	away        error         // latest connection error of the server
 	status      string        // latest error in the log
+	// differs is set if the filter was started with other settings of the statement fleet.
+	differs error
 	// rejected is set while the filter answers requests with errors.
 	rejected bool
 	// announced is set after the first announcement of this run.
@@ -174,17 +176,26 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// report sends an exchange's result to the filter, and logs new errors.
+// report sends an exchange's result to the filter, and logs new errors. A user of the server can
+// cause problems of single hosts, so these are logged at most once in each upkeep interval.
 func (s *Service) report(err error) {
-	if err != nil {
+	problem := trouble(s)
+	switch {
+	case err != nil:
 		if err.Error() != s.status {
 			s.status = err.Error()
 			s.log.Warn("not shared", "companion", s.name, "err", err)
 		}
-	} else if s.rejected = false; s.status != "" {
+	case problem != nil:
+		if problem.Error() != s.status && time.Now().After(s.next.log) {
+			s.status, s.next.log = problem.Error(), time.Now().Add(upkeep)
+			s.log.Warn("not everything shared", "companion", s.name, "err", problem)
+		}
+	case s.status != "":
 		s.status = ""
 		s.log.Info("shared again", "companion", s.name)
 	}
+	s.rejected = s.rejected && err != nil
 	if s.filter == nil {
 		return
 	}
@@ -193,13 +204,18 @@ func (s *Service) report(err error) {
 	}
 }
 
+// trouble returns a problem that does not end the exchange, or nil.
+func trouble(s *Service) error {
+	return cmp.Or(s.refused, s.unannounced, s.differs, s.unlisted, s.problem())
+}
+
 func (s *Service) note(err error) error {
 	switch {
 	case err != nil:
 	case !s.learned:
 		err = control.ErrStarting
 	default:
-		err = cmp.Or(s.refused, s.unannounced, s.unlisted, s.problem())
+		err = trouble(s)
 	}
 	return s.filter.Note(s.name, s.replica.Len(), 0, err)
 }
@@ -537,7 +553,9 @@ func (s *Service) connectFilter() (err error) {
 	}
 	if err == nil {
 		var limits control.Limits
-		limits, err = control.Fleet(s.filter, s.key.Fingerprint())
+		if limits, err = control.Fleet(s.filter, s.key.Fingerprint()); err == nil {
+			err = compare(s, &limits)
+		}
 		s.waiting = limits.Waiting
 		share.Room(s.replica, limits.Room, s.now())
 	}
@@ -549,6 +567,20 @@ func (s *Service) connectFilter() (err error) {
 	}
 	if err != nil {
 		return s.failFilter("connect to the filter", err)
+	}
+	return nil
+}
+
+// compare compares the filter's statement fleet with the service's. The filter's name must be the
+// same, because rows are sent under the service's name.
+func compare(s *Service, l *control.Limits) error {
+	s.differs = nil
+	switch {
+	case l.Settings == "": // a filter that was started before an upgrade
+	case l.Name != s.fleet.Name:
+		return fmt.Errorf("the filter is the host %s, and this service is %s; correct rundir or fleet, restart smtpd, then this service", l.Name, s.fleet.Name)
+	case l.Settings != s.fleet.String():
+		s.differs = errors.New("the filter and this service were started with different fleet statements; restart smtpd, then this service")
 	}
 	return nil
 }

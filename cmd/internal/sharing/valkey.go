@@ -93,7 +93,7 @@ func options(s *rules.Share) (valkey.ClientOption, error) {
 	if s.Password != "" {
 		var err error
 		if o.Password, err = password(s.Password); err != nil {
-			return o, err
+			return o, fmt.Errorf("password: %w; the file must have mode 400 and belong to the user of companion share", err)
 		}
 	}
 	sockets := make(map[string]string)
@@ -139,7 +139,7 @@ func options(s *rules.Share) (valkey.ClientOption, error) {
 	if s.CA != "" && o.TLSConfig != nil {
 		pem, err := os.ReadFile(s.CA)
 		if err != nil {
-			return o, err
+			return o, fmt.Errorf("ca: %w; copy the certificate of the server's authority to this file", err)
 		}
 		o.TLSConfig.RootCAs = x509.NewCertPool()
 		if !o.TLSConfig.RootCAs.AppendCertsFromPEM(pem) {

@@ -22,8 +22,8 @@ const RecentDays = 90
 const maxNames = 10_000
 
 // Legitimate returns a reason not to ban the clients in a network, or "". The reason may be a
-// special address, an exempt client, or mail or a login from the network in the last RecentDays
-// days. exempt returns why a record's client is exempt, or "". warn is called for read errors.
+// special address, an exempt client, or mail or a login from the network on any host of the fleet in
+// the last RecentDays days. exempt returns why a record's client is exempt, or "". warn is called for read errors.
 func (d *Dir) Legitimate(p netip.Prefix, exempt func(*store.Record) string, warn func(string)) (string, error) {
 	if why := d.special(p); why != "" {
 		return why, nil
@@ -57,20 +57,25 @@ func (d *Dir) special(p netip.Prefix) string {
 	return ""
 }
 
-// remembered describes a network's mail and logins found in the state.
+// remembered describes a network's mail and logins, on this host and the other hosts of the fleet,
+// found in the state.
 func (d *Dir) remembered(p netip.Prefix) (why string, err error) {
 	rows := memory.NewReader(d.Now())
-	err = d.State([]string{"clock", "peers"}, func(en store.Entry) error {
+	err = d.State([]string{"clock", "peers", memory.ElsewhereBucket}, func(en store.Entry) error {
 		if rows.Clock(en) {
 			return nil
 		}
 		peer, ok := rows.Peer(en.Key, en.Value)
+		on := ""
+		if peer.Origin != "" {
+			on = " on " + peer.Origin
+		}
 		switch {
 		case !ok || why != "" || !p.Overlaps(peer.Prefix):
 		case !peer.LastMail.IsZero():
-			why = fmt.Sprintf("%s delivered mail, last on %s", prefix.String(peer.Prefix), peer.LastMail.Format(time.DateOnly))
+			why = fmt.Sprintf("%s delivered mail%s, last on %s", prefix.String(peer.Prefix), on, peer.LastMail.Format(time.DateOnly))
 		case !peer.LastLogin.IsZero():
-			why = fmt.Sprintf("a user logged in from %s, last on %s", prefix.String(peer.Prefix), peer.LastLogin.Format(time.DateOnly))
+			why = fmt.Sprintf("a user logged in from %s%s, last on %s", prefix.String(peer.Prefix), on, peer.LastLogin.Format(time.DateOnly))
 		}
 		return nil
 	})

@@ -143,6 +143,39 @@ func TestLegitimate(t *testing.T) {
 	}
 }
 
+// TestLegitimateElsewhere checks that mail and logins on another host of the fleet are reasons not to
+// ban a network, even on their first day.
+func TestLegitimateElsewhere(t *testing.T) {
+	d := &Dir{Path: t.TempDir(), Now: clock}
+	mx1, mx2 := memory.New(), memory.New()
+	for _, m := range []*memory.Memory{mx1, mx2} {
+		m.UseKey([16]byte{1})
+		m.Announce()
+	}
+	mx2.Peers.Delivered(&memory.Client{Addr: netip.MustParseAddr("192.0.2.1")}, memory.Delivery{Messages: 1, Senders: []string{"a@example.org"}}, now.UnixMicro())
+	var rows []memory.Foreign
+	for _, e := range mx2.Outgoing(100, 0) {
+		rows = append(rows, memory.Foreign{Entry: e, Origin: "mx2"})
+	}
+	if _, err := mx1.Incoming(rows, 0, now.UnixMicro()); err != nil || len(rows) == 0 {
+		t.Fatal(len(rows), err)
+	}
+	state := store.OpenState(d.Path, store.StateOptions{Buckets: memory.Buckets(), Program: "test", Changes: mx1.Changes, Rewrite: mx1.Rewrite})
+	if err := errors.Join(state.Flush(t.Context()), state.Close()); err != nil {
+		t.Fatal(err)
+	}
+	exempt := func(*store.Record) string { return "" }
+	for p, want := range map[string]string{
+		"192.0.2.0/24": "192.0.2.1 delivered mail on mx2, last on " + now.UTC().Format(time.DateOnly),
+		"192.0.2.2/32": "",
+	} {
+		got, err := d.Legitimate(netip.MustParsePrefix(p), exempt, func(problem string) { t.Error(problem) })
+		if err != nil || got != want {
+			t.Errorf("%s: %q, %v, want %q", p, got, err, want)
+		}
+	}
+}
+
 // TestStartingFilter checks that a filter's bans are found even before the filter has created
 // state.db.
 func TestStartingFilter(t *testing.T) {
