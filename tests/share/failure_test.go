@@ -276,7 +276,7 @@ func TestForgedGaps(t *testing.T) {
 		return n
 	}
 	before := reads()
-	named := b.reports("host mx1: messages are missing again and again")
+	named := b.reports("host mx1: its rows must be read again and again")
 	filterproc.Eventually(t, "mx2 names the host", func() bool {
 		for _, i := range []int{1, 3} {
 			s.cli("eval", "local m = redis.call('xrange', KEYS[1], '-', '+')[tonumber(ARGV[1])] redis.call('xadd', KEYS[1], '*', m[2][1], m[2][2])", "1", "{scanwatch}:log:mx1", fmt.Sprint(i))
@@ -415,4 +415,91 @@ func TestRemedies(t *testing.T) {
 		t.Fatal(err)
 	}
 	filterproc.Eventually(t, "mx6 uses the new password", func() bool { return !strings.Contains(h.scanwatch("status"), "PROBLEM") })
+}
+
+// user creates a user of the server with the permissions in the manual, and lets the hosts that are
+// created next log in as that user.
+func (f *fleet) user(name, permissions string) {
+	if out := f.server.cli(append([]string{"acl", "setuser", name, "on", ">secret", "resetkeys", "-@all"}, strings.Fields(permissions)...)...); out != "OK\n" {
+		f.t.Fatal(out)
+	}
+	password := filepath.Join(f.dir, name+".password")
+	if err := os.WriteFile(password, []byte("secret"), 0o400); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := os.Chown(password, companionUser, -1); err != nil {
+		f.t.Fatal(err)
+	}
+	f.to = fmt.Sprintf("\"valkey://127.0.0.1:%d\" login %q password %q", f.server.port, name, password)
+}
+
+// TestUnannouncedRows checks that rows which a companion stored but did not announce before it was
+// killed arrive at the other hosts after its restart.
+func TestUnannouncedRows(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, newServer(t, "redis"))
+	b := f.host("mx2", "")
+	f.user("mx1", "+@all ~*")
+	a := f.host("mx1", "")
+	a.ban("198.51.100.1")
+	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.1"))
+	f.user("mx1", "+@all -xadd ~*")
+	a.scanwatch("unban", "198.51.100.1")
+	a.ban("198.51.100.2")
+	filterproc.Eventually(t, "mx1 has stored its ban", func() bool { return f.server.cli("hlen", "{scanwatch}:rows:mx1") == "2\n" })
+	a.killCompanion()
+	f.user("mx1", "+@all ~*")
+	a.startCompanion()
+	filterproc.Eventually(t, "mx2 lets the first client in", b.lets("198.51.100.1"))
+	filterproc.Eventually(t, "mx2 rejects the second client", b.turnsAway("198.51.100.2"))
+}
+
+// TestManyNames checks that false names in the set of hosts do not delay known hosts, even after a
+// restart of the companion, and that the status names the set.
+func TestManyNames(t *testing.T) {
+	t.Parallel()
+	f, a, b := pair(t)
+	f.server.cli("eval", "for i = 1, 100000 do redis.call('sadd', KEYS[1], 'n' .. i, '!' .. i) end", "1", "{scanwatch}:hosts")
+	f.server.cli("eval", "for i = 1, 25 do redis.call('sadd', KEYS[1], string.rep('x', 1000000) .. i) end", "1", "{scanwatch}:hosts")
+	for _, h := range []*host{a, b} {
+		filterproc.Eventually(t, h.name+" names the set", h.reports("the server's set {scanwatch}:hosts has too many names"))
+	}
+	b.killCompanion()
+	b.startCompanion()
+	a.ban("198.51.100.50")
+	filterproc.Eventually(t, "mx2 rejects the client", b.turnsAway("198.51.100.50"))
+	f.server.cli("del", "{scanwatch}:hosts")
+	for _, h := range []*host{a, b} {
+		filterproc.Eventually(t, h.name+" has no problem", func() bool { return !strings.Contains(h.scanwatch("status"), "PROBLEM") })
+	}
+}
+
+// TestUnreadableRows checks that a new host does not enforce the bans by other hosts while the rows of
+// one host cannot be read, because these may contain the standing of a banned client.
+func TestUnreadableRows(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, newServer(t, "redis"))
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	a.knows("198.51.100.7")
+	filterproc.Eventually(t, "mx2 has the standing", func() bool { return strings.Contains(b.scanwatch("status"), "host      mx1: 2 rows,") })
+	b.ban("198.51.100.7")
+	b.ban("198.51.100.8")
+	rows := "{scanwatch}:rows:mx1"
+	f.server.cli("rename", rows, "kept")
+	f.server.cli("set", rows, "x")
+	c := f.host("mx3", "")
+	filterproc.Eventually(t, "mx3 has the bans", func() bool { return strings.Contains(c.scanwatch("status"), "host      mx2: 2 rows") })
+	filterproc.Eventually(t, "mx3 names the host", c.reports("until its rows can be read, or the fleet statement ignores it"))
+	for _, addr := range []string{"198.51.100.7", "198.51.100.8"} {
+		if !c.lets(addr)() {
+			t.Errorf("mx3 rejects %s", addr)
+		}
+	}
+	f.server.cli("del", rows)
+	f.server.cli("rename", "kept", rows)
+	filterproc.Eventually(t, "mx3 rejects the unknown client", c.turnsAway("198.51.100.8"))
+	if !c.lets("198.51.100.7")() {
+		t.Error("mx3 rejects the known client")
+	}
+	filterproc.Eventually(t, "mx3 has no problem", func() bool { return !strings.Contains(c.scanwatch("status"), "PROBLEM") })
 }

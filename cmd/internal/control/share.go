@@ -159,7 +159,7 @@ func (s *Sharing) fleet(_ context.Context, a *Answer, args []string) error {
 		return memory.ErrNotLoaded // until then, it is unknown whether bans are waiting
 	}
 	s.Memory.Announce() // before the companion sends rows of other hosts
-	return a.JSON(Limits{s.Memory.Bans.Waiting(), s.Memory.Room(), s.Name, s.Settings})
+	return a.JSON(Limits{s.Memory.Bans.Waiting(), s.Memory.Room(), s.Name, s.Settings, slices.Sorted(maps.Keys(s.Memory.Origins()))})
 }
 
 const maxSkew = 1 << 31
@@ -501,6 +501,8 @@ type Limits struct {
 	// Name and Settings are the fields of Sharing.
 	Name     string `json:"name"`
 	Settings string `json:"settings"`
+	// Hosts are the other hosts whose rows the filter has.
+	Hosts []string `json:"hosts"`
 }
 
 // Fleet returns an error if the filter and the companion have different keys.

@@ -16,53 +16,66 @@ import (
 const (
 	// maxHosts is the maximum number of hosts.
 	maxHosts = 1000
-	// maxNames is the maximum number of names checked in one pass. Later passes check the other
-	// names.
-	maxNames = 10_000
+	// These are the maximum number of names checked in one pass, and their maximum total size in
+	// bytes. Later passes check the other names.
+	maxNames     = 10_000
+	maxNamesSize = 1 << 20
 	// maxStrange is the maximum number of names whose rows are read although they have no valid
 	// message.
 	maxStrange = 100
 
-	namesPerScan    = 1000
+	// The number of names in a request increases from firstNames to lastNames while the answers are
+	// short.
+	firstNames      = 10
+	lastNames       = 1000
+	shortNames      = 32 << 10 // bytes
 	namesPerRequest = 200
 	rowsPerSample   = 10
 )
 
-var errNames = errors.New("the server's set {scanwatch}:hosts has names that are too long; remove them")
+var errNames = errors.New("the server's set {scanwatch}:hosts has too many names, or names that are too long; delete the set, running hosts add their names again")
 
 // names returns the next names in the set of hosts. If it returns errNames, the list is
 // incomplete.
 func (s *server) names(ctx context.Context) (names []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	for count := int64(namesPerScan); len(names) < maxNames; {
+	seen, size := 0, 0
+	for count := int64(firstNames); ; {
 		e, err := s.client.Do(ctx, s.client.B().Sscan().Key(hostsKey).Cursor(s.cursor).Count(count).Build()).AsScanEntry()
-		if errors.Is(err, errReply) {
-			if count == 1 {
-				return names, errNames
-			}
-			count = 1
-			continue
+		if errors.Is(err, errReply) || ctx.Err() != nil {
+			return names, errNames
 		}
 		if err != nil {
 			return nil, err
 		}
+		before := size
 		for _, name := range e.Elements {
+			seen, size = seen+1, size+len(name)
 			if share.ValidName(name) {
 				names = append(names, name)
 			}
 		}
-		if s.cursor = e.Cursor; s.cursor == 0 {
-			break
+		switch s.cursor = e.Cursor; {
+		case s.cursor == 0:
+			return names, nil
+		case seen >= maxNames || size >= maxNamesSize:
+			return names, errNames
+		case size-before < shortNames:
+			count = min(2*count, lastNames)
+		default:
+			count = firstNames
 		}
 	}
-	return names, nil
 }
 
 // found contains the names that discover has checked.
 type found struct {
 	hosts   []string // names with a valid message, or already known
 	strange []string // names with rows, but without a valid row in the sample
+	// changed contains the names of hosts whose companion has started or stopped since the previous
+	// call.
+	changed []string
 }
 
 // discover searches the server for hosts. In the result, known hosts come first. They are followed
@@ -89,8 +102,15 @@ func (s *server) discover(ctx context.Context, known []string) (f found, err err
 			return f, err
 		}
 		for i, name := range some {
+			run, known := s.runs[name]
+			if known && run != alive[i] {
+				f.changed = append(f.changed, name)
+			}
+			if known || alive[i] != 0 && len(s.runs) < maxHosts {
+				s.runs[name] = alive[i]
+			}
 			switch {
-			case alive[i]:
+			case alive[i] != 0:
 				s.heard[name] = time.Now()
 				f.hosts = append(f.hosts, name)
 			case before[name]:
@@ -126,16 +146,18 @@ func (s *server) ask(ctx context.Context, names []string, command func(name stri
 	return results
 }
 
-// areAlive reports which of the named hosts have announced themselves within keepAlive.
-func (s *server) areAlive(ctx context.Context, names []string) ([]bool, error) {
-	alive := make([]bool, len(names))
+// areAlive returns the runs of the named hosts, or 0 for a host that has not announced itself within
+// keepAlive.
+func (s *server) areAlive(ctx context.Context, names []string) ([]uint64, error) {
+	alive := make([]uint64, len(names))
 	for i, r := range s.ask(ctx, names, func(name string) valkey.Completed { return s.client.B().Get().Key(aliveKey(name)).Build() }) {
 		text, err := r.ToString()
 		if err != nil && !valkey.IsValkeyNil(err) && !unusable(err) {
 			return nil, err
 		}
-		_, wrong := decode(s.key, names[i], []byte(text))
-		alive[i] = err == nil && wrong == nil
+		if m, wrong := decode(s.key, names[i], []byte(text)); err == nil && wrong == nil {
+			alive[i] = m.run
+		}
 	}
 	return alive, nil
 }

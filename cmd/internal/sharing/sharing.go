@@ -50,11 +50,6 @@ const (
 	// has lost them.
 	returnTime = lastPause + 2*upkeep
 
-	// The time between two reads of all rows of a host whose messages are missing increases up to
-	// lastGapPause. It is a problem above manyGaps.
-	lastGapPause = 5 * time.Minute
-	manyGaps     = 30 * time.Second
-
 	rowsPerRequest = 5000
 
 	// memoryLimit is the memory use above which garbage is collected more often. A million rows of
@@ -82,9 +77,10 @@ type Service struct {
 	unsent map[string]share.Row
 	sent   uint64 // number of the latest message
 	// wrong contains the problem of each host with unusable messages.
-	wrong   map[string]string
-	learned bool // the rows of all hosts have been read at least once
-	whole   bool // the rows of all names in the server's set have been read at least once
+	wrong  map[string]string
+	reads  map[string]*hostRows // state of reading each host's rows
+	joined bool                 // the server has had this host's key
+	whole  bool                 // all names in the server's set have been checked at least once
 	// returned is a time: even if the server lost all rows just before this companion started, all
 	// other hosts have sent their rows again by then.
 	returned time.Time
@@ -100,7 +96,7 @@ type Service struct {
 	// unannounced is the server's error for this host's latest announcement, or nil.
 	unannounced error
 	latest      map[string]position // latest message of each host
-	gaps        map[string]*gap     // hosts of which messages were missing
+	origins     []string            // hosts of which the filter had rows at the start
 	unlisted    error               // error in the latest search for hosts, or nil
 	next        struct{ connect, send, upkeep, expire, log time.Time }
 	pause       time.Duration // before the next attempt to connect to the server
@@ -135,7 +131,7 @@ func New(c *rules.Companion, f *rules.Fleet, runDir string, log *slog.Logger) (*
 		name: c.Name(), runDir: runDir, fleet: f, key: key, options: o, password: c.Share.Password, log: log,
 		run: binary.BigEndian.Uint64(run[:]), replica: share.New(f.Name, Limits(f)),
 		unsent: make(map[string]share.Row), wrong: make(map[string]string), latest: make(map[string]position),
-		gaps: make(map[string]*gap),
+		reads: make(map[string]*hostRows),
 	}, nil
 }
 
@@ -212,10 +208,10 @@ func trouble(s *Service) error {
 func (s *Service) note(err error) error {
 	switch {
 	case err != nil:
-	case !s.learned:
-		err = control.ErrStarting
-	default:
+	case trouble(s) != nil:
 		err = trouble(s)
+	case !complete(s):
+		err = control.ErrStarting
 	}
 	return s.filter.Note(s.name, s.replica.Len(), 0, err)
 }
@@ -227,13 +223,25 @@ func (s *Service) problem() error {
 			return fmt.Errorf("host %s: %s", h.Name, h.Problem)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.wrong)) {
-		return fmt.Errorf("host %s: %s", name, s.wrong[name])
+	wrong := wrongHosts(s)
+	for _, name := range slices.Sorted(maps.Keys(wrong)) {
+		return fmt.Errorf("host %s: %s", name, wrong[name])
 	}
 	if problem := s.replica.Crowded(); problem != "" {
 		return errors.New(problem)
 	}
 	return nil
+}
+
+// wrongHosts returns the problem of each host with unusable messages or rows.
+func wrongHosts(s *Service) map[string]string {
+	all := maps.Clone(s.wrong)
+	for host, h := range s.reads {
+		if problem := h.unread(s.waiting && !s.confirmed); problem != "" && all[host] == "" {
+			all[host] = problem
+		}
+	}
+	return all
 }
 
 func (s *Service) disconnect() {
@@ -285,14 +293,19 @@ func (s *Service) exchange(ctx context.Context) error {
 	if err := s.sync(); err != nil {
 		return s.failFilter("rows for the filter", err)
 	}
-	all, err := s.server.read(ctx, max(min(time.Until(s.next.send), interval), time.Millisecond))
+	wait := max(min(time.Until(s.next.send), interval), time.Millisecond)
+	if reading(s) {
+		wait = time.Millisecond
+	}
+	all, err := s.server.read(ctx, wait)
 	if err != nil {
 		return failServer(s, "read from the server", err)
 	}
 	if err := measure(ctx, s); err != nil { // must come first: the times in the rows are converted with the result
 		return failServer(s, "server", err)
 	}
-	if err := receiveAll(ctx, s, all); err != nil {
+	receiveAll(s, all)
+	if err := readRows(ctx, s); err != nil {
 		return failServer(s, "read from the server", err)
 	}
 	if err := s.handOver(); err != nil {
@@ -332,23 +345,26 @@ func (s *Service) connectServer(ctx context.Context) error {
 // mayClaim reports whether this host's key may become the key of a server that has no key. A host
 // with a wrong key must not set the key of a server that has lost all data. If such a host has
 // already set the key and is then removed, the other hosts must not wait for each other forever.
-func mayClaim(s *Service) bool { return s.learned || time.Since(s.mismatch) > claimPause }
+func mayClaim(s *Service) bool { return s.joined || time.Since(s.mismatch) > claimPause }
 
-// enter connects to the server, announces this host, and reads all rows.
+// enter connects to the server, announces this host, and searches for the other hosts.
 func enter(ctx context.Context, s *Service) (err error) {
 	if text, err := password(s.password); err == nil { // the password may have changed; if it has become unreadable, the old one is used
 		s.options.Password = text
 	}
 	if s.server, err = connect(ctx, s.options, s.key, s.fleet.Name, s.run, mayClaim(s)); err != nil {
 		if errors.Is(err, errKey) {
-			s.mismatch = time.Now()
+			if s.mismatch = time.Now(); s.joined {
+				err = fmt.Errorf("%w; if no key file has changed, a user of the server has overwritten {scanwatch}:key: delete it", err)
+			}
 		}
 		return err
 	}
 	if err := measure(ctx, s); err != nil {
 		return err
 	}
-	clear(s.wrong)                          // every host is checked again
+	clear(s.wrong) // every host is checked again
+	restart(s)
 	if err := s.announce(ctx); err != nil { // announce first, so that a later loss of rows is noticed
 		return err
 	}
@@ -359,10 +375,10 @@ func enter(ctx context.Context, s *Service) (err error) {
 	if err := discover(ctx, s); err != nil {
 		return err
 	}
-	if !s.learned {
+	if !s.joined {
 		s.returned = time.Now().Add(min(max(returnTime-s.now().Sub(s.server.claimed), 0), returnTime))
 	}
-	s.learned = true
+	s.joined = true
 	s.next.upkeep = time.Time{}
 	return nil
 }
@@ -370,71 +386,37 @@ func enter(ctx context.Context, s *Service) (err error) {
 // readOwn reads this host's rows from the server, and finds the rows that must be sent to the
 // server again. Rows that another host wrote under the same name are disputed.
 func readOwn(ctx context.Context, s *Service) error {
-	there := make(map[string]share.Stamp)
-	_, err := s.server.snapshot(ctx, s.fleet.Name, func(rows []share.Row) {
-		s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
-		for i := range rows {
-			there[field(&rows[i])] = rows[i].Stamp
+	there, at := make(map[string]share.Stamp), new(step)
+	for done := false; !done; {
+		var err error
+		done, err = s.server.rows(ctx, s.fleet.Name, at, func(rows []share.Row) {
+			s.apply(&received{host: s.fleet.Name, message: message{rows: rows}})
+			for i := range rows {
+				there[field(&rows[i])] = rows[i].Stamp
+			}
+		})
+		if unusable(err) { // unusable rows are replaced
+			break
 		}
-	})
-	if err != nil && !unusable(err) { // unusable rows are replaced
-		return err
+		if err != nil {
+			return err
+		}
 	}
-	delete(s.server.last, s.fleet.Name)
 	s.keep(slices.DeleteFunc(s.replica.Rows(s.fleet.Name), func(r share.Row) bool { return there[field(&r)] >= r.Stamp }))
 	return nil
 }
 
 // receiveAll applies other hosts' messages.
-func receiveAll(ctx context.Context, s *Service, all []received) error {
+func receiveAll(s *Service, all []received) {
 	for i := range all {
 		m := &all[i]
 		s.server.heard[m.host] = time.Now()
 		s.apply(m)
-		if !missed(s, m) {
-			continue
-		}
-		if s.gaps[m.host] == nil {
-			s.gaps[m.host] = new(gap)
-		}
-		s.gaps[m.host].open = true
-	}
-	return closeGaps(ctx, s)
-}
-
-// A gap is a host of which messages are missing.
-type gap struct {
-	open  bool          // the host's rows must be read again
-	next  time.Time     // earliest time at which they are read again
-	pause time.Duration // time between the latest read and next
-}
-
-// closeGaps reads all rows of the hosts of which messages are missing. If a host's messages are
-// missing again and again, its rows are read less often, because reading them is expensive. The
-// messages may be forged.
-func closeGaps(ctx context.Context, s *Service) error {
-	now := time.Now()
-	for host, g := range s.gaps {
-		switch {
-		case !g.open && now.Sub(g.next) > lastGapPause:
-			delete(s.gaps, host)
-			continue
-		case g.open && !now.Before(g.next):
-			g.pause = min(max(2*g.pause, firstPause), lastGapPause)
-			g.open, g.next = false, now.Add(g.pause)
-			if err := s.learn(ctx, host); err != nil {
-				return err
-			}
-		}
-		if g.pause > manyGaps {
-			s.wrong[host] = missing
+		if missed(s, m) {
+			want(s, m.host, false)
 		}
 	}
-	return nil
 }
-
-// missing is the problem of a host whose messages are missing again and again.
-const missing = "messages are missing again and again; another host may have the same name, or a user of the server forges messages"
 
 // missed reports whether a host's earlier messages are missing. The server keeps only the latest
 // messages.
@@ -471,11 +453,12 @@ func measure(ctx context.Context, s *Service) error {
 	return nil
 }
 
-// discover reads the rows of unknown hosts.
+// discover searches for hosts. The rows of new hosts will be read, and those of hosts whose companion
+// has stopped or restarted: the companion may have stored rows without announcing them.
 func discover(ctx context.Context, s *Service) error {
-	known := slices.Collect(maps.Keys(s.server.last))
+	known := slices.Concat(slices.Collect(maps.Keys(s.server.last)), s.origins)
 	for _, h := range s.replica.Hosts() {
-		if _, ok := s.server.last[h.Name]; !ok && h.Rows > 0 {
+		if h.Rows > 0 {
 			known = append(known, h.Name)
 		}
 	}
@@ -487,43 +470,21 @@ func discover(ctx context.Context, s *Service) error {
 		return err
 	}
 	for _, h := range f.hosts {
-		if _, ok := s.server.last[h]; ok || len(s.server.last) >= maxHosts {
-			continue
-		}
-		if err := s.learn(ctx, h); err != nil {
-			return err
+		if _, ok := s.server.last[h]; !ok && len(s.server.last) < maxHosts {
+			want(s, h, false)
 		}
 	}
+	for _, h := range f.changed {
+		want(s, h, false)
+	}
 	for _, h := range f.strange {
-		if _, ok := s.server.strange[h]; ok || len(s.server.strange) >= maxStrange {
-			continue
-		}
-		s.server.strange[h] = struct{}{}
-		if err := s.learn(ctx, h); err != nil {
-			return err
-		}
-		if s.wrong[h] != "" {
-			delete(s.server.last, h)
+		if _, ok := s.server.strange[h]; !ok && len(s.server.strange) < maxStrange {
+			s.server.strange[h] = struct{}{}
+			want(s, h, true)
 		}
 	}
 	s.whole = s.whole || s.server.cursor == 0 && s.unlisted == nil
 	return nil
-}
-
-// learn reads all of a host's rows.
-func (s *Service) learn(ctx context.Context, host string) error {
-	if slices.Contains(s.fleet.Ignore, host) {
-		return nil
-	}
-	s.apply(&received{host: host}) // so that the status lists even a host without rows
-	newest, err := s.server.snapshot(ctx, host, func(rows []share.Row) { s.apply(&received{host: host, message: message{rows: rows}}) })
-	s.latest[host] = newest // the next message may follow a gap
-	s.server.hear(host, s.server.last[host], s.skew)
-	if unusable(err) {
-		s.wrong[host] = err.Error()
-		return nil
-	}
-	return err
 }
 
 func (s *Service) apply(m *received) {
@@ -556,13 +517,13 @@ func (s *Service) connectFilter() (err error) {
 		if limits, err = control.Fleet(s.filter, s.key.Fingerprint()); err == nil {
 			err = compare(s, &limits)
 		}
-		s.waiting = limits.Waiting
+		s.waiting, s.origins = limits.Waiting, limits.Hosts
 		share.Room(s.replica, limits.Room, s.now())
 	}
 	if err == nil { // even without the server
 		err = control.DisownAll(s.filter, s.fleet.Ignore)
 	}
-	if err == nil && s.learned {
+	if err == nil && s.joined {
 		err = s.sync()
 	}
 	if err != nil {
@@ -595,7 +556,7 @@ func (s *Service) sync() error {
 			return err
 		}
 	}
-	if s.confirmed || !s.whole || s.waiting && time.Now().Before(s.returned) {
+	if s.confirmed || !complete(s) || s.waiting && time.Now().Before(s.returned) {
 		return nil
 	}
 	err := control.SendComplete(s.filter)
@@ -750,9 +711,7 @@ func (s *Service) upkeep(ctx context.Context) error {
 		return err
 	}
 	for _, h := range s.replica.Missed(s.now()) {
-		if err := s.learn(ctx, h); err != nil {
-			return err
-		}
+		want(s, h, false)
 	}
 	if time.Now().Before(s.next.expire) {
 		return nil
@@ -771,13 +730,13 @@ func (s *Service) upkeep(ctx context.Context) error {
 
 // hosts returns the other hosts' status.
 func (s *Service) hosts() []share.HostStatus {
-	list := s.replica.Hosts()
-	for _, name := range slices.Sorted(maps.Keys(s.wrong)) {
+	list, wrong := s.replica.Hosts(), wrongHosts(s)
+	for _, name := range slices.Sorted(maps.Keys(wrong)) {
 		i := slices.IndexFunc(list, func(h share.HostStatus) bool { return h.Name == name })
 		if i < 0 {
 			list, i = append(list, share.HostStatus{Name: name}), len(list)
 		}
-		list[i].Problem = s.wrong[name]
+		list[i].Problem = wrong[name]
 	}
 	for i := range list {
 		list[i].By = share.ByServer

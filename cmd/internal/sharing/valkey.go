@@ -60,9 +60,10 @@ const (
 	maxSnapshot = 1_000_000
 
 	requestTimeout = 5 * time.Second
-	// snapshotTimeout is the timeout of all requests for a host's rows together.
-	snapshotTimeout = time.Minute
-	rowsPerMessage  = 500
+	// isolateTimeout is the timeout of the requests for all streams together.
+	isolateTimeout = time.Minute
+	rowsPerMessage = 500
+	rowsPerScan    = 200 // with a slow network, the answer must arrive within requestTimeout
 )
 
 // A server is a connection to Valkey.
@@ -74,6 +75,7 @@ type server struct {
 	last   map[string]string // id of every other host's latest message
 	// heard contains the time at which every other host was last heard, by this host's clock.
 	heard map[string]time.Time
+	runs  map[string]uint64 // latest run of every other host's companion, or 0 if it has stopped
 	// announced is set after the first announcement on this connection.
 	announced bool
 	claimed   time.Time           // server's time at which a host set the fleet's key
@@ -171,7 +173,7 @@ func connect(ctx context.Context, o valkey.ClientOption, key fleetkey.Key, self 
 	default:
 		return nil, err
 	}
-	s := &server{client: client, key: key, self: self, run: run, last: make(map[string]string), heard: make(map[string]time.Time), strange: make(map[string]struct{})}
+	s := &server{client: client, key: key, self: self, run: run, last: make(map[string]string), heard: make(map[string]time.Time), runs: make(map[string]uint64), strange: make(map[string]struct{})}
 	if err := s.check(ctx, claim); err != nil {
 		client.Close()
 		return nil, err
@@ -271,61 +273,6 @@ func (s *server) skew(ctx context.Context) (time.Duration, error) {
 	return skew, nil
 }
 
-var (
-	errTooMany = fmt.Errorf("more than %d rows in the server", maxSnapshot)
-	errTooSlow = fmt.Errorf("the server needs more than %v for its rows", text.ShortDuration(snapshotTimeout))
-)
-
-// snapshot calls use for a host's rows. Later changes are returned by read. newest is the position
-// of the host's latest message in these rows, or zero if its stream has no valid message.
-func (s *server) snapshot(ctx context.Context, host string, use func([]share.Row)) (newest position, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, snapshotTimeout, errTooSlow)
-	defer cancel()
-	defer func() {
-		if err != nil && ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-	}()
-	log, err := s.client.Do(ctx, s.client.B().Xrevrange().Key(logKey(host)).End("+").Start("-").Count(1).Build()).AsXRange()
-	if err != nil {
-		return newest, err
-	}
-	s.last[host] = "0-0"
-	if len(log) > 0 {
-		s.last[host] = log[0].ID
-		if m, err := decode(s.key, host, []byte(log[0].FieldValues["rows"])); err == nil {
-			newest = position{m.run, m.number}
-		}
-	}
-	return newest, s.rows(ctx, host, use)
-}
-
-// rows calls use for a host's rows.
-func (s *server) rows(ctx context.Context, host string, use func([]share.Row)) error {
-	read := 0
-	for cursor := uint64(0); ; {
-		e, err := s.client.Do(ctx, s.client.B().Hscan().Key(rowsKey(host)).Cursor(cursor).Count(rowsPerMessage).Build()).AsScanEntry()
-		if err != nil {
-			return err
-		}
-		if read += len(e.Elements) / 2; read > maxSnapshot {
-			return errTooMany
-		}
-		var wrong error
-		for i := 1; i < len(e.Elements); i += 2 {
-			m, err := decode(s.key, host, []byte(e.Elements[i]))
-			if err != nil {
-				wrong = err
-				continue
-			}
-			use(m.rows)
-		}
-		if cursor = e.Cursor; cursor == 0 || wrong != nil {
-			return wrong
-		}
-	}
-}
-
 // A received message comes from another host.
 type received struct {
 	host string
@@ -391,7 +338,7 @@ func unusable(err error) bool {
 // isolate reads each stream in a separate request, and stops reading from hosts whose stream cannot
 // be read. One such stream makes the request for all streams fail.
 func (s *server) isolate(ctx context.Context) (all []received, err error) {
-	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	ctx, cancel := context.WithTimeout(ctx, isolateTimeout)
 	defer cancel()
 	for _, host := range slices.Sorted(maps.Keys(s.last)) {
 		some, err := s.messages(ctx, time.Millisecond, []string{logKey(host)}, []string{s.last[host]})
