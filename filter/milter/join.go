@@ -23,6 +23,7 @@ type Logged struct {
 	Start, End int64          // microseconds since 1970
 	Ending     smtp.Ending    `json:"ending"`
 	Mail       bool           `json:"mail"` // the client has sent MAIL
+	Rest       bool           `json:"rest"` // the log lacks the start of the session
 	Facts      []Fact         `json:"facts"`
 }
 
@@ -71,7 +72,7 @@ func (c *Collector) Event(e *smtp.Event) {
 	l := &c.one
 	switch e.Kind {
 	case smtp.EventConnect:
-		*l = Logged{ID: e.Session, Server: c.server, Src: e.Src, Dst: e.Dst, RDNS: bytes.Clone(e.RDNS), FCrDNS: e.FCrDNS, Start: e.Time}
+		*l = Logged{ID: e.Session, Server: c.server, Src: e.Src, Dst: e.Dst, RDNS: bytes.Clone(e.RDNS), FCrDNS: e.FCrDNS, Start: e.Time, Rest: e.Ending == smtp.EndingPartial}
 		c.line = false
 	case smtp.EventLine:
 		c.line, c.verb = true, e.Verb
@@ -173,7 +174,7 @@ type joined struct {
 // killed, it may read the log again from a line inside a session.
 func (o *joined) contains(l *Logged) bool {
 	return o.id == l.ID ||
-		l.Ending == smtp.EndingPartial && l.Src == o.src && l.Src.Port() != 0 && o.start <= l.Start && l.End <= o.end
+		l.Rest && l.Src == o.src && l.Src.Port() != 0 && o.start <= l.Start && l.End <= o.end
 }
 
 // once reports whether a session has not been received before.

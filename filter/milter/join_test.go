@@ -110,14 +110,23 @@ func TestJoin(t *testing.T) {
 		}, failedLogin + "disconnect quit"},
 		{"the rest is read again", func(j *joiner) {
 			whole, rest := j.logged(7, smtp.EndingQuit, 3), j.logged(8, smtp.EndingPartial, 2)
-			rest.Start += sec / 2
+			rest.Start, rest.Rest = rest.Start+sec/2, true
 			j.Alive()
 			j.ends(1, smtp.EndingClosed)
 			j.Join(whole)
 			j.ends(2, smtp.EndingClosed)
 			j.Join(rest)
-			j.Join(&Logged{ID: 9, Src: joinSrc, Start: j.at - sec, End: j.at + 1, Ending: smtp.EndingPartial, Facts: rest.Facts[:1]})
+			j.Join(&Logged{ID: 9, Src: joinSrc, Start: j.at - sec, End: j.at + 1, Ending: smtp.EndingPartial, Rest: true, Facts: rest.Facts[:1]})
 		}, failedLogin + failedLogin + failedLogin + "disconnect quit\n" + strings.TrimSuffix(failedLogin, "\n")},
+		{"the port is used again in the same second", func(j *joiner) {
+			j.Alive()
+			for id := range uint64(2) {
+				j.ends(id, smtp.EndingClosed)
+				j.Join(j.logged(id, smtp.EndingPartial, 1))
+				j.stop()
+				j.joins.stopped = false
+			}
+		}, failedLogin + "disconnect closed\n" + failedLogin + "disconnect closed"},
 		{"the port is used again", func(j *joiner) {
 			first := j.logged(7, smtp.EndingDropped, 0)
 			j.Alive()

@@ -314,10 +314,10 @@ func TestRefusals(t *testing.T) {
 		want         smtp.Cause
 	}{
 		{"5.1.1", "Recipient address rejected: User unknown in local recipient table", smtp.CauseUser},
-		{"5.1.1", "", smtp.CauseRecipient},                               // Sendmail
+		{"5.1.1", "", smtp.CauseUser},                                    // Sendmail
 		{"5.1.1", "5.1.1 Did you mean gmail.example?", smtp.CauseFilter}, // a transport that the administrator has blocked
-		{"5.1.1", "<joe@example.org>: Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 550 5.1.1 <joe@example.org>: no such user (in reply to RCPT TO command)", smtp.CauseRecipient},
-		{"5.1.1", "<joe@example.org>: Recipient address rejected: undeliverable address: unknown user: \"joe\"", smtp.CauseRecipient},
+		{"5.1.1", "Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 550 5.1.1 <joe@example.org>: no such user (in reply to RCPT TO command)", smtp.CauseRecipient},
+		{"5.1.1", "Recipient address rejected: undeliverable address: unknown user: \"joe\"", smtp.CauseRecipient},
 		{"5.1.10", "Recipient address rejected: Domain x.example does not accept mail (nullMX)", smtp.CauseFilter},
 		{"5.7.1", "Relay access denied", smtp.CauseRelay},
 		{"4.7.1", "Relay access denied", smtp.CauseRelay},

@@ -145,6 +145,12 @@ func (p *postfix) delivery(l *maillog.Line) {
 	case bytes.HasPrefix(rest, []byte("removed")):
 		p.messages.done(string(p.messages.key), one.known)
 		return
+	case bytes.HasPrefix(rest, []byte("milter-reject: END-OF-MESSAGE ")), bytes.HasPrefix(rest, []byte("reject: ")): // by cleanup, after the text
+		if s := one.session; s.serial == one.serial {
+			s.texts++
+		}
+		p.messages.done(string(p.messages.key), false)
+		return
 	default:
 		return
 	}

@@ -179,7 +179,7 @@ func (p *postfix) session(l *maillog.Line, c client) *session {
 		return s
 	}
 	s = p.begin(l, c)
-	s.partial = true
+	s.partial, s.rest = true, true
 	return s
 }
 
@@ -263,7 +263,12 @@ func (p *postfix) disconnect(l *maillog.Line, _, rest []byte) bool {
 		if string(name) == "commands" {
 			complete = true // Postfix before version 3.0 has no counters
 		} else if verb, ok := counted[string(name)]; ok {
-			s.delivered = s.delivered || n.ok > 0 && (string(name) == "data" || string(name) == "bdat")
+			switch {
+			case string(name) == "data":
+				s.texts, s.delivered = s.texts+n.ok, s.delivered || n.ok > 0
+			case string(name) == "bdat" && n.ok > 0: // a message may consist of several chunks
+				s.texts, s.delivered = s.texts+1, true
+			}
 			counters[verb].ok += n.ok
 			counters[verb].all += n.all
 		}
@@ -351,20 +356,28 @@ func ready(s *session) {
 		s.unnamed = min(s.totals[smtp.VerbRcpt].ok, maxAlike)
 		s.counters()
 	}
-	named := 0
+	named, texts, commit := 0, 0, false
 	for i := range s.steps {
-		if st := &s.steps[i]; st.kind == smtp.EventRcpt && st.result == smtp.ResultOK {
+		switch st := &s.steps[i]; {
+		case st.kind == smtp.EventRcpt && st.result == smtp.ResultOK:
 			named++
+		case st.kind == smtp.EventData:
+			texts++
+		case st.kind == smtp.EventCommit:
+			commit = true
 		}
 	}
-	for range max(s.unnamed-named, 0) {
+	if s.unnamed <= named {
+		return
+	}
+	for range s.unnamed - named {
 		s.rcpt(s.last, nil, 0, nil, smtp.CauseNone, accepted)
 	}
-	// With smtpd_proxy_filter, only the counters show that a message was accepted.
-	if s.delivered && s.unnamed > named {
-		if !slices.ContainsFunc(s.steps, func(st step) bool { return st.kind == smtp.EventCommit }) {
-			s.message(s.last, 0, accepted, true)
-		}
+	switch {
+	case s.delivered && !commit: // with smtpd_proxy_filter, only the counters show that a message was accepted
+		s.message(s.last, 0, accepted, true)
+	case s.texts > texts: // for example a message on hold, or one that the server has rejected
+		s.message(s.last, 0, accepted, false)
 	}
 }
 
@@ -545,6 +558,8 @@ func (p *postfix) rejected(l *maillog.Line, rest []byte, milter bool) bool {
 		s.policy(l.At, phase, codeAnd(r.code, r.reply))
 	}
 	switch phase {
+	case smtp.PhaseCommit:
+		s.texts++
 	case smtp.PhaseMailFrom:
 		s.mailFailed(l.At, r.sender, r.code, r.reply, cause)
 	case smtp.PhaseRcptTo:

@@ -2,6 +2,7 @@ package serverlog
 
 import (
 	"bytes"
+	"strconv"
 	"time"
 
 	"scanwatch/filter/maillog"
@@ -61,9 +62,11 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 		r.table.line = l.Raw
 		v = r.parser.line(l)
 	} else if stamped {
-		r.table.line = l.Text
 		l.At = r.table.tick(l.At)
-		v = r.parser.line(l)
+		for range repeated(l) {
+			r.table.line = l.Text
+			v = r.parser.line(l)
+		}
 	}
 	switch v {
 	case used:
@@ -75,6 +78,23 @@ func (r *Reader) Line(l *maillog.Line, stamped bool) bool {
 		}
 	}
 	return v != unknown
+}
+
+// maxRepeated is the maximum number of times that a line counts. The number in the log may be wrong.
+const maxRepeated = 1000
+
+// repeated returns the number of times that a line was logged. With $RepeatedMsgReduction, rsyslogd
+// combines equal lines in "message repeated N times: [ TEXT]". repeated then sets l.Text to TEXT.
+func repeated(l *maillog.Line) int {
+	rest, ok := bytes.CutPrefix(l.Text, []byte("message repeated "))
+	number, rest, found := bytes.Cut(rest, []byte(" times: [ "))
+	n, err := strconv.Atoi(string(number))
+	rest, closed := bytes.CutSuffix(rest, []byte("]"))
+	if !ok || !found || !closed || err != nil || n < 1 {
+		return 1
+	}
+	l.Text = rest
+	return min(n, maxRepeated)
 }
 
 // Sample returns the start of a line in printable form and without credentials.

@@ -92,10 +92,19 @@ func (m *sendmail) line(l *maillog.Line) verdict {
 	// Only Sendmail can write about the delivery of a message that the client has sent.
 	if list, ok := bytes.CutPrefix(rest, []byte("to=")); ok && m.messages.get(l.Host, id) != nil {
 		m.to(l, id, list)
-	} else if addr, ok := bytes.CutSuffix(rest, []byte("... User unknown")); ok {
+	} else if addr, ok := cutUnknown(rest); ok {
 		m.userUnknown(l, addr)
 	}
 	return used // Sendmail writes many other lines
+}
+
+// cutUnknown removes the text with which Sendmail, or the default entry of virtusertable, rejects a
+// missing user.
+func cutUnknown(s []byte) (arg []byte, ok bool) {
+	if arg, ok = bytes.CutSuffix(s, []byte("... User unknown")); !ok {
+		arg, ok = bytes.CutSuffix(s, []byte("... No such user here"))
+	}
+	return arg, ok
 }
 
 // afterRelay returns the text that follows a client at the start of s, or nil if there is no

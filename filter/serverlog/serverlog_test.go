@@ -550,6 +550,13 @@ func TestUnnamedRecipients(t *testing.T) {
 		{"postfix", "proxy filter", connect + fmt.Sprintf(disconnect, 40, "data"), 40, 1, 1},
 		{"postfix", "proxy filter and BDAT", connect + fmt.Sprintf(disconnect, 40, "bdat"), 40, 1, 1},
 		{"postfix", "RSET", connect + client + fmt.Sprintf(disconnect, 4, "rset") + fmt.Sprintf(later, "postfix/smtpd[303]"), 4, 0, 0},
+		{"postfix", "second message on hold", connect + client + fmt.Sprintf(qmgr, 1) +
+			"Nov 29 07:43:02 mx postfix/local[3]: AA11BB22CC33: to=<m1@example.org>, relay=local, delay=0, delays=0/0/0/0, dsn=2.0.0, status=sent (delivered to mailbox)\n" +
+			"Nov 29 07:43:02 mx postfix/qmgr[1]: AA11BB22CC33: removed\n" + strings.ReplaceAll(client, "AA11", "BB22") +
+			strings.Replace(fmt.Sprintf(disconnect, 40, "data"), "data=1", "data=2", 1) + fmt.Sprintf(later, "postfix/smtpd[303]"), 40, 2, 1},
+		{"postfix", "rejected text", connect + client +
+			"Nov 29 07:43:02 mx postfix/cleanup[4]: AA11BB22CC33: milter-reject: END-OF-MESSAGE from news.example.net[203.0.113.22]: 451 4.7.1 Greylisted; from=<news@example.net> to=<m0@example.org> proto=ESMTP helo=<news.example.net>\n" +
+			strings.Replace(fmt.Sprintf(disconnect, 40, "data"), "data=1", "data=0/1", 1) + fmt.Sprintf(later, "postfix/smtpd[303]"), 40, 1, 0},
 		{"exim", "names in deliveries", received + many + "2026-11-29 07:43:04 1vPAAA-000000001-0001 Completed\n", 60, 1, 1},
 		{"exim", "no deliveries", received, 1, 1, 1},
 	} {
@@ -583,6 +590,37 @@ Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]:1025 e
 		r.Flush()
 		if got := rec.b.String(); !strings.Contains(got, "auth \"joe\" fail\n") || !strings.Contains(got, "auth pass\n") || rec.kinds[smtp.EventAuth] != 2 {
 			t.Error(got)
+		}
+	}
+}
+
+// TestRepeated checks lines that rsyslogd has combined.
+func TestRepeated(t *testing.T) {
+	const line = "Nov 29 07:40:01 mx postfix/smtpd[1]: %s\n"
+	const guess = "warning: unknown[203.0.113.1]: SASL LOGIN authentication failed: UGFzc3dvcmQ6"
+	const last = "Nov 29 07:40:02 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1] ehlo=1 auth=0/8 commands=1/9\n"
+	connect := fmt.Sprintf(line, "connect from unknown[203.0.113.1]") + fmt.Sprintf(line, guess)
+	for text, want := range map[string]int{
+		"message repeated 7 times: [ " + guess + "]":                       8,
+		"message repeated 99999999999999999999999 times: [ " + guess + "]": 1,
+		"message repeated 0 times: [ " + guess + "]":                       1,
+		"message repeated 2000000 times: [ " + guess + "]":                 maxAlike,
+	} {
+		_, rec := read(ByName("postfix"), []byte(connect+fmt.Sprintf(line, text)+last))
+		if got := strings.Count(rec.b.String(), "fail\n"); got != want {
+			t.Errorf("%s: %d failed logins, want %d:\n%.1000s", text, got, want, rec.b.String())
+		}
+	}
+}
+
+// TestUnknownUsers checks the texts with which Sendmail rejects missing users.
+func TestUnknownUsers(t *testing.T) {
+	for _, text := range []string{"User unknown", "No such user here"} {
+		log := "Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: <g@example.org>... " + text + "\n" +
+			"Nov 29 07:40:01 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=b.example [203.0.113.1]\n"
+		_, rec := read(ByName("sendmail"), []byte(log))
+		if got := rec.b.String(); !strings.Contains(got, "<g@example.org> permfail 550 cause=user") {
+			t.Errorf("%s:\n%s", text, got)
 		}
 	}
 }

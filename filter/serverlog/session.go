@@ -39,6 +39,7 @@ type session struct {
 	server      string
 	// partial reports whether the log may lack some of the session's commands.
 	partial bool
+	rest    bool // the log lacks the start of the session
 	ending  smtp.Ending
 	ended   bool
 	// pending contains the messages whose outcome is unknown. If the session has ended, it is reported
@@ -64,7 +65,8 @@ type session struct {
 	unnamed   int                // number of accepted recipients, including those without a name
 	count     [numVerbs]int      // number of steps by verb
 	totals    *[numVerbs]counter // counters of Postfix; nil until the session ends
-	delivered bool               // these counters show that a message was accepted
+	texts     int                // number of messages that the client has sent, according to the counters and rejections
+	delivered bool               // the counters show that a message was accepted
 	talk      *talk              // set if the log is a transcript
 	prev      *session           // previous session in the order of use
 	next      *session           // next session in the order of use
@@ -288,6 +290,9 @@ func (p *player) play(s *session) {
 	}
 	e := p.event(s, smtp.EventConnect, s.start)
 	e.Src, e.Dst, e.RDNS, e.FCrDNS = s.src, s.dst, s.rdns, s.fcrdns
+	if s.rest {
+		e.Ending = smtp.EndingPartial
+	}
 	p.sink.Event(e)
 	slices.SortStableFunc(s.steps, func(a, b step) int { return int(a.class) - int(b.class) })
 	at := s.start

@@ -8,7 +8,8 @@ type Kind uint8
 // The kinds of events. Kind, Time and Session are always set. The other fields are
 // listed after the colon.
 const (
-	// EventConnect opens a session: Src, Dst, Local, RDNS, RDNSCut, FCrDNS.
+	// EventConnect opens a session: Src, Dst, Local, RDNS, RDNSCut, FCrDNS. If a log lacks the start of
+	// the session, Ending is EndingPartial.
 	EventConnect Kind = iota
 	// EventGreeting is the server's first reply: Code; for code 220 also Name, the
 	// server's name.

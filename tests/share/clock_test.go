@@ -12,14 +12,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"scanwatch/tests/internal/filterproc"
 )
 
-// A clockProxy is a proxy that changes the time in a server's replies.
+// A clockProxy is a proxy that changes the time in a server's replies, and may delay them.
 type clockProxy struct {
 	port  int
 	shift atomic.Int64 // seconds
+	rate  atomic.Int64 // bytes of replies in a second; 0 means no limit
 }
 
 // timeReply matches the reply to TIME. No other reply has this form.
@@ -78,6 +80,12 @@ func (p *clockProxy) replies(to io.Writer, from io.Reader) {
 			s := strconv.FormatInt(seconds+p.shift.Load(), 10)
 			return fmt.Appendf(nil, "*2\r\n$%d\r\n%s\r\n%s", len(s), s, m[2])
 		})
+		for rate := p.rate.Load(); rate > 0 && len(out) > 4096; out = out[4096:] {
+			if _, err := to.Write(out[:4096]); err != nil {
+				return
+			}
+			time.Sleep(4096 * time.Second / time.Duration(rate))
+		}
 		if _, err := to.Write(out); err != nil {
 			return
 		}

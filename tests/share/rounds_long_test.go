@@ -128,3 +128,36 @@ func TestKillsTogether(t *testing.T) {
 	})
 	t.Logf("%d bans remain", len(strings.Fields(hosts[0].bans())))
 }
+
+// TestSlowNetwork checks a new host that needs minutes to read another host's rows. It must not reject
+// clients with a standing before it has read all of them.
+func TestSlowNetwork(t *testing.T) {
+	f := newFleet(t, newServer(t, "redis"))
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	var known []string
+	for i := range 20_000 {
+		known = append(known, fmt.Sprintf("198.18.%d.%d", i>>8, i&255))
+	}
+	a.knows(known...)
+	filterproc.Eventually(t, "mx2 has the standing", func() bool { return strings.Contains(b.scanwatch("status"), "host      mx1: 20001 rows") })
+	sample := []string{known[5], known[9000], known[19_990]}
+	for _, addr := range append(sample, "203.0.113.77") {
+		b.ban(addr)
+	}
+	p := newClockProxy(t, f.server)
+	p.rate.Store(30_000)
+	f.to = fmt.Sprintf("\"valkey://127.0.0.1:%d\"", p.port)
+	c := f.host("mx3", "")
+	start := time.Now()
+	for rejects := c.turnsAway("203.0.113.77"); !rejects(); time.Sleep(time.Second) {
+		if time.Since(start) > 8*time.Minute {
+			t.Fatal("mx3 does not enforce the ban\n", c.scanwatch("status"))
+		}
+	}
+	t.Logf("enforced after %v", time.Since(start))
+	for _, addr := range sample {
+		if !c.lets(addr)() {
+			t.Errorf("mx3 rejects %s, which mx1 knows", addr)
+		}
+	}
+}

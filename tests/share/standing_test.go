@@ -15,21 +15,23 @@ import (
 	"scanwatch/tests/internal/smtpd"
 )
 
-// knows imports a log of earlier mail, so that the client is known to h.
-func (h *host) knows(addr string) {
+// knows imports a log of earlier mail, so that the clients are known to h.
+func (h *host) knows(addrs ...string) {
 	h.t.Helper()
 	log := filepath.Join(h.t.TempDir(), "maillog")
 	var text strings.Builder
 	for day := range 3 {
-		at := time.Now().AddDate(0, 0, day-4).UTC().Format("2006-01-02T15:04:05Z")
-		id := fmt.Sprintf("f%015x", day+1)
-		for _, event := range []string{
-			"connected address=" + addr + " host=mail.sender.example",
-			"message msgid=0000000" + fmt.Sprint(day) + " size=100 nrcpt=1 proto=ESMTP",
-			"envelope evpid=0000000" + fmt.Sprint(day) + "00000001 from=<joe@sender.example> to=<bob@example.org>",
-			"disconnected reason=quit",
-		} {
-			fmt.Fprintf(&text, "%s mx smtpd[1]: %s smtp %s\n", at, id, event)
+		for i, addr := range addrs {
+			at := time.Now().AddDate(0, 0, day-4).Add(time.Duration(i) * 100 * time.Millisecond).UTC().Format("2006-01-02T15:04:05Z")
+			id, message := fmt.Sprintf("f%07x%08x", day+1, i), fmt.Sprintf("%08x", day<<24|i)
+			for _, event := range []string{
+				fmt.Sprintf("connected address=%s host=mail.sender%d.example", addr, i),
+				"message msgid=" + message + " size=100 nrcpt=1 proto=ESMTP",
+				fmt.Sprintf("envelope evpid=%s00000001 from=<joe@sender%d.example> to=<bob@example.org>", message, i),
+				"disconnected reason=quit",
+			} {
+				fmt.Fprintf(&text, "%s mx smtpd[1]: %s smtp %s\n", at, id, event)
+			}
 		}
 	}
 	if err := os.WriteFile(log, []byte(text.String()), 0o600); err != nil {

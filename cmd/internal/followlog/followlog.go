@@ -50,7 +50,7 @@ type Front struct {
 	fed    time.Time // time at which the latest line was read
 	last   int64     // time in that line, in microseconds since 1970; 0 if there was none
 	failed string    // latest error that was logged
-	live   bool      // the file has been read to its end, so the next lines are new
+	live   bool      // the next lines of a file, or the latest line of a pipe, are new
 	skewed bool      // according to its time, the latest new line is old
 
 	mu     sync.Mutex
@@ -160,7 +160,7 @@ func (f *Front) serve(sink serverlog.Sink) {
 
 func (f *Front) begin(sink serverlog.Sink) {
 	f.reader = serverlog.New(f.Kind, sink, serverlog.Options{Zone: f.Zone, Date: time.Now(), Prompt: f.link != nil})
-	f.stamps = maillog.NewSyslog(f.Zone, time.Now())
+	f.stamps, f.fed = maillog.NewSyslog(f.Zone, time.Now()), time.Now()
 }
 
 // line passes a line to the reader.
@@ -207,10 +207,7 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 	before := f.reader.Counts().Lines
 	more, err = f.tail.read(f.line)
 	if f.reader.Counts().Lines > before {
-		f.fed, f.last = now, f.reader.Last()
-		if f.live && f.last > 0 {
-			f.skewed = now.Sub(time.UnixMicro(f.last)) > maxSkew
-		}
+		f.read(now)
 	}
 	if !more && err == nil {
 		// The old file may have received lines before it was renamed.
@@ -221,6 +218,14 @@ func (f *Front) advance(now time.Time) (more bool, err error) {
 	f.live = !more && err == nil
 	f.refresh()
 	return more, err
+}
+
+// read stores the time of the latest line.
+func (f *Front) read(now time.Time) {
+	f.fed, f.last = now, f.reader.Last()
+	if f.live && f.last > 0 {
+		f.skewed = now.Sub(time.UnixMicro(f.last)) > maxSkew
+	}
 }
 
 // idle advances the log's clock by the time since the latest line. This host's clock may
@@ -316,13 +321,16 @@ func (f *Front) consume(ctx context.Context, lines <-chan []byte, next chan<- st
 				return
 			}
 			f.line(trim(line))
-			f.fed, f.last = time.Now(), f.reader.Last()
+			now := time.Now()
+			f.live = now.Sub(f.fed) > time.Second // other lines may come from a file
+			f.read(now)
 			if next != nil {
 				next <- struct{}{}
 			}
 		case now := <-ticker.C:
 			f.stamps.Newest(now)
 			f.idle(now)
+			f.report(nil)
 			f.refresh()
 		}
 	}

@@ -92,3 +92,21 @@ func TestSkew(t *testing.T) {
 		}
 	}
 }
+
+// TestSkewOfPipe checks that a line in a pipe is compared with the clock only after a pause, because
+// the other lines may come from a file.
+func TestSkewOfPipe(t *testing.T) {
+	old := []byte(time.Now().Add(-2*time.Hour).UTC().Format(time.RFC3339) + " mx postfix/smtpd[1]: warning: x\n")
+	for _, pause := range []time.Duration{0, 2 * time.Second} {
+		f := &Front{Kind: serverlog.ByName("postfix"), File: "-", Zone: time.UTC, log: slog.New(slog.DiscardHandler)}
+		f.begin(&counter{})
+		f.fed = f.fed.Add(-pause)
+		lines := make(chan []byte, 1)
+		lines <- old
+		close(lines)
+		f.consume(t.Context(), lines, nil)
+		if f.skewed != (pause > 0) {
+			t.Errorf("after a pause of %v: %t", pause, f.skewed)
+		}
+	}
+}
