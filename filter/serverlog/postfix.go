@@ -21,6 +21,14 @@ type postfix struct {
 	// unproven holds the latest warning of each process that a client's name does not resolve to
 	// its address. The warning comes before the client's session.
 	unproven map[string]unproven
+	// screened holds the latest session of each address in postscreen.
+	screened map[netip.Addr]screened
+}
+
+// A screened is a session in postscreen, which may since have been reported or reused.
+type screened struct {
+	session *session
+	serial  uint64
 }
 
 // An unproven is the reverse DNS name of a client that does not resolve to the client's address.
@@ -35,7 +43,7 @@ type unproven struct {
 const maxUnproven = 10_000
 
 func newPostfix(t *table) parser {
-	p := &postfix{table: t, messages: newMessages(t), unproven: make(map[string]unproven)}
+	p := &postfix{table: t, messages: newMessages(t), unproven: make(map[string]unproven), screened: make(map[netip.Addr]screened)}
 	t.ready = ready
 	return p
 }
@@ -205,9 +213,23 @@ var submission = netip.AddrPortFrom(netip.IPv4Unspecified(), 587)
 func (p *postfix) connect(l *maillog.Line, _, rest []byte) bool {
 	c, _, ok := cutClient(rest)
 	if ok {
-		p.begin(l, c)
+		unscreen(p, p.begin(l, c))
 	}
 	return ok
+}
+
+// unscreen moves the steps of the client's session in postscreen to its session in smtpd. postscreen
+// does not log that a client has passed if it ignores the client's fault (postscreen_greet_action).
+func unscreen(p *postfix, s *session) {
+	a := s.src.Addr()
+	one := p.screened[a]
+	delete(p.screened, a)
+	if from := one.session; from != nil && from.serial == one.serial && (from.src == s.src || s.src.Port() == 0) {
+		for _, st := range from.steps {
+			s.add(st, from.get(st.a), from.get(st.b))
+		}
+		p.forget(from)
+	}
 }
 
 // ended returns a function for lines that show how the session ends.

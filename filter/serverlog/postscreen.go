@@ -52,6 +52,10 @@ func (p *postfix) postscreen(l *maillog.Line) verdict {
 	if s == nil {
 		s = p.open(p.key, l.At, l.Host, c.addr)
 		s.partial = string(word) != "CONNECT"
+		if len(p.screened) >= maxOpen {
+			clear(p.screened)
+		}
+		p.screened[c.addr.Addr()] = screened{s, s.serial}
 	}
 	if read != nil {
 		read(p, l, s, rest[:i], after)

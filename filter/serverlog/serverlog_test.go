@@ -625,6 +625,21 @@ func TestUnknownUsers(t *testing.T) {
 	}
 }
 
+// TestIgnoredPregreet checks a client that speaks before postscreen's greeting, and that postscreen
+// nevertheless passes to smtpd. There is one session, also if smtpd does not log ports.
+func TestIgnoredPregreet(t *testing.T) {
+	const screen = "Nov 29 07:40:00 mx postfix/postscreen[9]: CONNECT from [203.0.113.1]:4000 to [192.0.2.1]:25\n" +
+		"Nov 29 07:40:00 mx postfix/postscreen[9]: PREGREET 14 after 0.1 from [203.0.113.1]:4000: EHLO x.example\\r\\n\n"
+	for port, sessions := range map[string]int{":4000": 1, "": 1, ":4001": 2} {
+		log := screen + "Nov 29 07:40:06 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]" + port + "\n" +
+			"Nov 29 07:40:07 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]" + port + " ehlo=1 quit=1 commands=2\n"
+		_, rec := read(ByName("postfix"), []byte(log))
+		if got := rec.b.String(); rec.kinds[smtp.EventConnect] != sessions || rec.kinds[smtp.EventInput] != 1 {
+			t.Errorf("port %q: %d sessions, want %d\n%s", port, rec.kinds[smtp.EventConnect], sessions, got)
+		}
+	}
+}
+
 // TestBounces checks that rejected bounces in a row are separate transactions, unless the log
 // proves that they are one.
 func TestBounces(t *testing.T) {
