@@ -448,16 +448,40 @@ func (t *tail) next() (bool, error) {
 	}
 	t.changed++
 	old, f := t.position(), t.pending[0]
-	copied := t.file != nil && old.is(f)
-	if t.use(f); copied {
-		t.pos.Offset = old.Offset
+	offset := int64(0)
+	if t.file != nil && old.is(f) {
+		offset = old.Offset
+	} else if t.file != nil {
+		offset = find(t.file, old.Offset, f)
 	}
+	t.use(f)
+	t.pos.Offset = offset
 	t.pending = t.pending[1:]
 	if t.renamed > 0 {
 		t.renamed--
 		t.rest = true
 	}
 	return true, nil
+}
+
+// find returns the offset in f after the last lines that were read from the old file, or 0 if f does not
+// contain them. For example, an administrator may have removed earlier lines (sed -i).
+func find(old *os.File, offset int64, f *os.File) (found int64) {
+	last := make([]byte, headSize) // fewer bytes may occur by chance
+	if _, err := old.ReadAt(last, offset-headSize); err != nil {
+		return 0
+	}
+	chunk := make([]byte, maxRead)
+	for from := int64(0); ; {
+		n, err := f.ReadAt(chunk, from)
+		if i := bytes.LastIndex(chunk[:n], last); i >= 0 {
+			found = from + int64(i+len(last))
+		}
+		if err != nil || n < len(chunk) {
+			return found
+		}
+		from += int64(n - len(last)) // the lines may be in two chunks
+	}
 }
 
 // notice opens the file that now has the log's name, if the file is new. The new file is opened

@@ -140,6 +140,14 @@ func TestRewritten(t *testing.T) {
 	}
 	rewrite("two\n")
 	w.expect(t, "two")
+	text := strings.Replace(readFile(t, name), "past\n", "", 3)
+	if err := os.WriteFile(name+".new", []byte(text+"sed\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, "sed")
 	saved := w.position()
 	rewrite("three\n")
 	if w = start(t, name, &saved); w.lost {
