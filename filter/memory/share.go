@@ -257,11 +257,15 @@ func announce[K comparable, V any](outgoing map[K]bool, rows map[K]V) {
 }
 
 func (t sharedRows[K, V]) send(n int, by int64, put func(key, value []byte)) (left int) {
-	return send(t.table, n, by, put, func(k K, _ *V) sending {
-		if t.shares(k) {
-			return sendRow
+	return send(t.table, n, by, put, func(k K, v *V) sending {
+		reduced := *v
+		switch {
+		case !t.shares(k):
+			return sendNothing
+		case !t.effective(k, &reduced): // would take the place of another row
+			return sendDeletion
 		}
-		return sendNothing
+		return sendRow
 	})
 }
 
@@ -460,6 +464,28 @@ func (b *BanRow) Active(now int64) bool { return !b.Revoked && b.Until > now }
 // PeersBucket is the bucket of clients with a standing.
 const PeersBucket = peersBucket
 
+// StandingScore returns the usefulness of a row in PeersBucket for other hosts, or 0 if the
+// row gives a client no standing there. A higher score is more useful. The score is the day
+// of the latest mail or login, plus a month for each day with mail, up to the number of days
+// of a trusted client. Many clients that have sent a single message therefore cannot
+// displace regular senders. Domains to which local users have written count like trusted ones.
+func StandingScore(key, value []byte) int64 {
+	const month = 30
+	k, p, ok := readPeer(key, value)
+	latest := max(p.good, p.wrote, p.login)
+	if !ok || latest == 0 || k.kind == peerDomain && p.provider() {
+		return 0
+	}
+	days := min(p.days, trustedDays)
+	switch {
+	case p.wrote != 0:
+		days = trustedDays
+	case p.good == 0: // a login, even if an offence has changed the numbers
+		days = 0
+	}
+	return int64(latest) + month*int64(days)
+}
+
 // ReadBan decodes a row of the bucket BansBucket.
 func ReadBan(key, value []byte) (BanRow, bool) {
 	var names ruleNames
@@ -558,7 +584,7 @@ func reducePeer(k peerKey, p *peer) bool {
 	switch {
 	case p.senders == manyElsewhere: // already reduced
 		return true
-	case k.kind == peerDomain && countShort(p.senders[:]) >= manyForeign:
+	case k.kind == peerDomain && p.provider(), p.good == 0 && p.wrote == 0 && p.login == 0: // the latter has only offences
 		return false
 	case k.kind == peerHost && p.many():
 		p.senders, p.messages, p.days = manyElsewhere, 0, 0

@@ -67,3 +67,53 @@ func TestStandingIsNotTakenAway(t *testing.T) {
 		})
 	}
 }
+
+// TestStandingScore checks the order in which hosts that know too many clients share them, and
+// that a row without effect on other hosts has no score.
+func TestStandingScore(t *testing.T) {
+	today := dayOf(uint32(at(0) / 1e6))
+	score := func(kind peerKind, p peer) int64 {
+		s := newShared()
+		rows := newPeers(s).rows
+		return StandingScore(rows.key(peerKey{Host{lo: 1}, kind}), rows.value(p))
+	}
+	order := []int64{
+		score(peerHost, peer{first: today - 399, good: today - 399, messages: 1, days: 1}),
+		score(peerLogin, peer{login: today, bad: today, days: 5}),
+		score(peerHost, peer{first: today - 1, good: today, messages: 1, days: 1}),
+		score(peerHost, peer{first: today - 90, good: today - 20, messages: 2, days: 2}),
+		score(peerDomain, peer{wrote: today - 30}),
+		score(peerHost, peer{first: today - 90, good: today, messages: 50, days: 50}),
+	}
+	for i := range order {
+		if order[i] <= 0 || i > 0 && order[i] <= order[i-1] {
+			t.Errorf("row %d: %v", i, order)
+		}
+	}
+	for name, n := range map[string]int64{
+		"an offence":          score(peerHost, peer{bad: today, messages: 1}),
+		"a provider's domain": score(peerDomain, peer{good: today, messages: 9, days: 9, senders: [manySenders]uint16{1, 2, 3, 4}}),
+		"an invalid row":      StandingScore([]byte("x"), nil),
+	} {
+		if n != 0 {
+			t.Errorf("%s has the score %d", name, n)
+		}
+	}
+}
+
+// TestOffencesAreNotSent checks that a host does not send the row of a client that has only
+// offences, because there may be many more of these than known clients.
+func TestOffencesAreNotSent(t *testing.T) {
+	m := sharing()
+	c := who("192.0.2.1")
+	m.Peers.Misbehaved(c, at(0))
+	for _, f := range from(m, "mx2") {
+		if f.Bucket == peersBucket && len(f.Value) > 0 {
+			t.Errorf("%+v", f)
+		}
+	}
+	m.Peers.Delivered(c, Delivery{Messages: 1}, at(0))
+	if list := from(m, "mx2"); len(list) != 1 || len(list[0].Value) == 0 {
+		t.Errorf("after a delivery: %+v", list)
+	}
+}

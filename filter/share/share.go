@@ -82,8 +82,9 @@ const DropBucket = "drop"
 
 // Limits restrict the effect of other hosts' registers.
 type Limits struct {
-	Rows  int // of one host in one table; a host does not send more
-	Total int // of all hosts
+	Rows    int // of one host in one table; a host does not send more
+	Clients int // like Rows, but for clients with a standing
+	Total   int // of all hosts
 	// Bans is the maximum number of a host's bans that are imposed within the same
 	// minute. If a minute has more, none of its bans count.
 	Bans     int
@@ -95,7 +96,15 @@ type Limits struct {
 
 // DefaultLimits returns the limits used if nothing else is configured.
 func DefaultLimits() Limits {
-	return Limits{Rows: 50_000, Total: 1_000_000, Bans: 120, Duration: 30 * 24 * time.Hour, Bits4: 24, Bits6: 48}
+	return Limits{Rows: 50_000, Clients: 100_000, Total: 1_000_000, Bans: 120, Duration: 30 * 24 * time.Hour, Bits4: 24, Bits6: 48}
+}
+
+// rows returns the maximum number of a host's rows in a bucket.
+func (l *Limits) rows(bucket string) int {
+	if bucket == memory.PeersBucket {
+		return l.Clients
+	}
+	return l.Rows
 }
 
 const (
@@ -207,10 +216,7 @@ type Replica struct {
 	again   map[rowKey]struct{} // keys of rows of this host that must be sent again
 	seed    maphash.Seed
 	evicted map[rowKey]struct{} // rows of this host that the service no longer needs; see Expire
-	crowded struct {
-		problem string
-		since   time.Time // time of the latest row that was not sent
-	}
+	crowded crowded             // see Crowded
 }
 
 // changes contains keys of rows in the order in which Changed returns them: unbans of ranges and
@@ -342,6 +348,7 @@ func (r *Replica) Own(entries []kv.Entry, now time.Time) []Row {
 		case ok && old.value == string(e.Value):
 			confirm(r, key)
 		case !ok && len(e.Value) == 0:
+			r.crowded.remove(key)
 		case !ok && !makeOwnRoom(r, self, e, now): // other hosts would omit it
 		default:
 			one := Row{Bucket: e.Bucket, Key: key.key, Value: string(e.Value), Stamp: r.stamp(key, now)}
