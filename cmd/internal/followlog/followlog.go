@@ -238,15 +238,16 @@ func (f *Front) idle(now time.Time) {
 
 // report logs a new problem.
 func (f *Front) report(err error) {
-	message, problem := "", "log unreadable, trying again"
+	message := ""
 	switch {
 	case err != nil:
-		message = err.Error()
+		if message = err.Error(); message != f.failed {
+			f.log.Warn("log unreadable, trying again", "err", message)
+		}
 	case f.skewed:
-		message, problem = "the times in new lines are in the past; "+zoneHint, "bans and facts may have expired before they begin"
-	}
-	if message != "" && message != f.failed {
-		f.log.Warn(problem, "err", message)
+		if message = "the times in new lines are in the past; " + zoneHint; message != f.failed {
+			f.log.Warn("bans and facts may have expired before they begin", "err", message)
+		}
 	}
 	f.failed = message
 	f.mu.Lock()
