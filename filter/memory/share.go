@@ -465,10 +465,10 @@ func (b *BanRow) Active(now int64) bool { return !b.Revoked && b.Until > now }
 const PeersBucket = peersBucket
 
 // StandingScore returns the usefulness of a row in PeersBucket for other hosts, or 0 if the
-// row gives a client no standing there. A higher score is more useful. The score is the day
+// row is no reason for a standing there. A higher score is more useful. The score is the day
 // of the latest mail or login, plus a month for each day with mail, up to the number of days
 // of a trusted client. Many clients that have sent a single message therefore cannot
-// displace regular senders. Domains to which local users have written count like trusted ones.
+// displace regular senders. Domains that local users have written to count like trusted ones.
 func StandingScore(key, value []byte) int64 {
 	const month = 30
 	k, p, ok := readPeer(key, value)

@@ -120,8 +120,8 @@ func refusals(bucket string) string {
 }
 
 // displace ensures that there is room for a register of o with the value w, or for none if o is nil, while full
-// returns true. The other host with the most rows in the bucket loses registers; if it is o, only those with a lower
-// value than w. An empty bucket means all buckets.
+// returns true. The other host with the most rows in the bucket loses registers; if it is o, only registers with a
+// lower value than w. An empty bucket means all buckets.
 func displace(r *Replica, o *origin, bucket string, w worth, full func() bool, limit string, now time.Time) string {
 	rows := func(h *origin) int {
 		if bucket == "" {

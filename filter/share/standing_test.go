@@ -187,7 +187,7 @@ func knownOf(t *testing.T, r *Replica, from, n int) (known int) {
 }
 
 // TestCrowdedStanding checks that a host with too many known clients shares the regular ones, in
-// whatever order it sends the rows, and that both sides report the others.
+// any order of its rows, and that both sides report the others.
 func TestCrowdedStanding(t *testing.T) {
 	l := DefaultLimits()
 	l.Clients = 50

@@ -93,7 +93,7 @@ func edit(t *testing.T, dir, name, old, text string) {
 	}
 }
 
-// fast makes the build of the Debian package in dir avoid the default compression, which is slow.
+// fast avoids the default compression, which is slow, when the Debian package in dir is built.
 // lintian accepts only some kinds.
 func fast(t *testing.T, dir string) { edit(t, dir, "deb.sh", "-Zxz", "-Zxz -z0") }
 

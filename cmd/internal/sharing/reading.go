@@ -62,7 +62,7 @@ func want(s *Service, host string, strange bool) {
 	h.wanted = true
 }
 
-// restart makes all reads start again on a new connection. Hosts whose rows were unusable must wait,
+// restart starts all reads again on a new connection. Hosts whose rows were unusable must wait,
 // because they may have ended the previous connection.
 func restart(s *Service) {
 	for _, h := range s.reads {
@@ -97,7 +97,7 @@ func complete(s *Service) bool {
 	return true
 }
 
-// readRows starts the reads that are due, and continues those that have started, for readTime.
+// readRows starts the reads that are due, and continues the started reads for readTime.
 func readRows(ctx context.Context, s *Service) error {
 	now := time.Now()
 	for host, h := range s.reads {

@@ -453,8 +453,8 @@ func measure(ctx context.Context, s *Service) error {
 	return nil
 }
 
-// discover searches for hosts. The rows of new hosts will be read, and those of hosts whose companion
-// has stopped or restarted: the companion may have stored rows without announcing them.
+// discover searches for hosts. The rows of new hosts will be read. If the companion of a known host has
+// stopped or restarted, its rows are read again, because it may have stored rows without announcing them.
 func discover(ctx context.Context, s *Service) error {
 	known := slices.Concat(slices.Collect(maps.Keys(s.server.last)), s.origins)
 	for _, h := range s.replica.Hosts() {
