@@ -161,7 +161,7 @@ func (l *Log) begin() error {
 }
 
 func unsupported(name, program string) error {
-	return fmt.Errorf("compressed with %s; use %s -dc %s | scanwatch import smtpd-log -", program, program, name)
+	return fmt.Errorf("compressed with %s; pipe the output of %s -dc %s to the same command, with - as the file", program, program, name)
 }
 
 // maxWindow is the maximum memory in bytes for reading a file compressed with zstd. By default,

@@ -317,7 +317,7 @@ func TestJournal(t *testing.T) {
 // TestFiles checks the errors for files that cannot be read.
 func TestFiles(t *testing.T) {
 	for name, want := range map[string]string{
-		file(t, "log.xz", []byte("\xfd7zXZ\x00..."), now):                "; use xz -dc ",
+		file(t, "log.xz", []byte("\xfd7zXZ\x00..."), now):                "; pipe the output of xz -dc ",
 		file(t, "log.zst", []byte("\x28\xb5\x2f\xfd..."), now):           "reserved bit",
 		file(t, "log.gz", []byte("\x1f\x8b..."), now):                    "read ",
 		file(t, "log.bz2", []byte("BZh91AY&SY"), now):                    "read ",

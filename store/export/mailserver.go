@@ -36,7 +36,7 @@ func (e *Entry) reply(made time.Time) (code, status, text string) {
 // The following format is for Postfix's cidr_table(5).
 
 func writePostfix(w *bufio.Writer, l *List) {
-	heading(w, "#", "postfix", l, "in main.cf: smtpd_client_restrictions = check_client_access cidr:FILE")
+	heading(w, "#", "postfix", l, "in main.cf: smtpd_client_restrictions = permit_mynetworks, permit_sasl_authenticated, check_client_access cidr:FILE")
 	for i := range l.Entries {
 		e := &l.Entries[i]
 		code, status, text := e.reply(l.Made)

@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 func TestMain(m *testing.M) {
-	smtpd.Main(m, "scanwatch/cmd/milter-scanwatch", "scanwatch/cmd/scanwatch")
+	smtpd.Main(m, "scanwatch/cmd/milter-scanwatch", "scanwatch/cmd/filter-scanwatch", "scanwatch/cmd/scanwatch")
 }
 
 // A scenario is a client's session. A line that begins with > is sent without CR LF, and without
@@ -422,6 +423,18 @@ func TestStateInUse(t *testing.T) {
 	}
 	if _, err := os.Stat(s.path("other.sock")); err == nil {
 		t.Error("the second front end has opened its socket")
+	}
+}
+
+// TestFilterInUse checks that the milter does not start if a filter uses the state directory. The filter
+// is run by root, in its sandbox.
+func TestFilterInUse(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	filterproc.Start(t, "-s", state)
+	filterproc.Eventually(t, "the filter listens", cli.Listens(state))
+	out, err := exec.Command(smtpd.Bin("milter-scanwatch"), "-s", state, "-l", "unix:"+filepath.Join(filepath.Dir(state), "m.sock")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another front end uses the state directory") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

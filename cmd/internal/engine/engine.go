@@ -155,7 +155,12 @@ func (program *Program) name() string { return cmp.Or(program.FrontEnd, "smtpd")
 // nothing to the directory.
 func (p *Engine) Alone() (err error) {
 	_ = os.Mkdir(p.Dir(), 0o750)
-	switch p.frontEnd, err = control.Claim(p.Dir(), p.program.name()); {
+	p.frontEnd, err = control.Claim(p.Dir(), p.program.name())
+	if c, open := control.Dial(p.Dir()); open == nil { // a filter run by root cannot lock the file in its sandbox
+		c.Close()
+		err = control.ErrHeld
+	}
+	switch {
 	case errors.Is(err, control.ErrHeld):
 		inUse(p.Dir(), p.Log)
 	case err != nil:

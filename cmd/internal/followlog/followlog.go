@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -248,11 +249,21 @@ func (f *Front) report(err error) {
 		if message = "the times in new lines are in the past; " + zoneHint; message != f.failed {
 			f.log.Warn("bans and facts may have expired before they begin", "err", message)
 		}
+	case f.foreign():
+		if message = fmt.Sprintf("no sessions of %s found; give the kind of the server that wrote the log, see scanwatch follow --help", f.Kind.Name); message != f.failed {
+			f.log.Warn("log not understood", "err", message)
+		}
 	}
 	f.failed = message
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.source.Problem = message
+}
+
+// foreign reports whether another server seems to have written the log.
+func (f *Front) foreign() bool {
+	c := f.reader.Counts()
+	return c.Sessions == 0 && (c.Unknown >= 100 || c.Used == 0 && c.Lines >= 1000)
 }
 
 const zoneHint = "set the log's time zone, for example TZ=UTC, in the environment of this service"

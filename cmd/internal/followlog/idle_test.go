@@ -110,3 +110,28 @@ func TestSkewOfPipe(t *testing.T) {
 		}
 	}
 }
+
+// TestForeignLog checks that the log of another kind of server is reported.
+func TestForeignLog(t *testing.T) {
+	text := readFile(t, "../../../filter/serverlog/testdata/postfix.log")
+	for kind, want := range map[string]bool{"exim": true, "sendmail": true, "postfix": false} {
+		name := filepath.Join(t.TempDir(), "log")
+		add(t, name, strings.Repeat(text, 10))
+		var log bytes.Buffer
+		f := &Front{Kind: serverlog.ByName(kind), File: name, Zone: time.UTC, log: slog.New(slog.NewTextHandler(&log, nil))}
+		f.tail.name = name
+		if err := f.tail.open(&Position{}); err != nil {
+			t.Fatal(err)
+		}
+		defer f.tail.file.Close()
+		f.begin(&counter{})
+		for range 2 {
+			_, err := f.advance(time.Now())
+			f.report(err)
+		}
+		logged := strings.Count(log.String(), "log not understood")
+		if shown := strings.Contains(f.status().Problem, "no sessions of "+kind); shown != want || logged > 1 || (logged == 1) != want {
+			t.Errorf("%s: %d warnings, %q", kind, logged, f.status().Problem)
+		}
+	}
+}
