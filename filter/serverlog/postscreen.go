@@ -79,6 +79,9 @@ func (p *postfix) screenEnd(l *maillog.Line, s *session, _, _ []byte) {
 
 // screenPass ends the session in postscreen. smtpd logs the rest of the session.
 func (p *postfix) screenPass(_ *maillog.Line, s *session, _, _ []byte) {
+	// If smtpd does not log ports, its next session of the address is this one, and not another one
+	// that is still in postscreen.
+	p.screened[s.src.Addr()] = screened{}
 	if len(s.steps) == 0 {
 		p.forget(s)
 		return

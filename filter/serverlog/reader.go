@@ -93,7 +93,9 @@ func repeated(l *maillog.Line) int {
 	if !ok || !found || !closed || err != nil || n < 1 {
 		return 1
 	}
-	l.Text = rest
+	if l.Text = rest; !bytes.HasPrefix(rest, []byte("warning: ")) && !bytes.HasPrefix(rest, []byte("NOQUEUE: ")) {
+		return 1 // a session cannot begin or end twice
+	}
 	return min(n, maxRepeated)
 }
 

@@ -630,8 +630,14 @@ func TestUnknownUsers(t *testing.T) {
 func TestIgnoredPregreet(t *testing.T) {
 	const screen = "Nov 29 07:40:00 mx postfix/postscreen[9]: CONNECT from [203.0.113.1]:4000 to [192.0.2.1]:25\n" +
 		"Nov 29 07:40:00 mx postfix/postscreen[9]: PREGREET 14 after 0.1 from [203.0.113.1]:4000: EHLO x.example\\r\\n\n"
-	for port, sessions := range map[string]int{":4000": 1, "": 1, ":4001": 2} {
-		log := screen + "Nov 29 07:40:06 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]" + port + "\n" +
+	const pass = "Nov 29 07:40:05 mx postfix/postscreen[9]: CONNECT from [203.0.113.1]:5000 to [192.0.2.1]:25\n" +
+		"Nov 29 07:40:05 mx postfix/postscreen[9]: PASS OLD [203.0.113.1]:5000\n"
+	for port, sessions := range map[string]int{":4000": 1, "": 1, ":4001": 2, " ": 2} {
+		other := ""
+		if port == " " { // another client at the address has passed
+			port, other = "", pass
+		}
+		log := screen + other + "Nov 29 07:40:06 mx postfix/smtpd[1]: connect from unknown[203.0.113.1]" + port + "\n" +
 			"Nov 29 07:40:07 mx postfix/smtpd[1]: disconnect from unknown[203.0.113.1]" + port + " ehlo=1 quit=1 commands=2\n"
 		_, rec := read(ByName("postfix"), []byte(log))
 		if got := rec.b.String(); rec.kinds[smtp.EventConnect] != sessions || rec.kinds[smtp.EventInput] != 1 {

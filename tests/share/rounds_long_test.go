@@ -161,3 +161,46 @@ func TestSlowNetwork(t *testing.T) {
 		}
 	}
 }
+
+// TestLossDuringRead checks a new host that has read only some rows when the server loses all of them. The
+// other hosts send their rows again later, and until then the new host must not enforce bans.
+func TestLossDuringRead(t *testing.T) {
+	s := newServer(t, "redis")
+	f := newFleet(t, s)
+	a, b := f.host("mx1", ""), f.host("mx2", "")
+	var known []string
+	for i := range 5000 {
+		known = append(known, fmt.Sprintf("198.18.%d.%d", i>>8, i&255))
+	}
+	a.knows(known...)
+	filterproc.Eventually(t, "mx2 has the standing", func() bool { return strings.Contains(b.scanwatch("status"), "host      mx1: 5001 rows") })
+	sample := []string{known[5], known[2500], known[4990]}
+	for _, addr := range append(sample, "203.0.113.77") {
+		b.ban(addr)
+	}
+	p := newClockProxy(t, s)
+	p.rate.Store(60_000)
+	f.to = fmt.Sprintf("\"valkey://127.0.0.1:%d\"", p.port)
+	c := f.host("mx3", "")
+	filterproc.Eventually(t, "mx3 reads the rows", func() bool {
+		status := c.scanwatch("status")
+		return strings.Contains(status, "host      mx1: ") && !strings.Contains(status, "mx1: 0 rows")
+	})
+	a.killCompanion()
+	s.stop()
+	s.start()
+	time.Sleep(10 * time.Second) // the other host starts later than the server
+	a.startCompanion()
+	start := time.Now()
+	for rejects := c.turnsAway("203.0.113.77"); !rejects(); time.Sleep(100 * time.Millisecond) {
+		if time.Since(start) > 5*time.Minute {
+			t.Fatal("mx3 does not enforce the ban\n", c.scanwatch("status"))
+		}
+	}
+	t.Logf("enforced after %v", time.Since(start))
+	for _, addr := range sample {
+		if !c.lets(addr)() {
+			t.Errorf("mx3 rejects %s, which mx1 knows", addr)
+		}
+	}
+}

@@ -150,7 +150,9 @@ func (s *server) ask(ctx context.Context, names []string, command func(name stri
 // keepAlive.
 func (s *server) areAlive(ctx context.Context, names []string) ([]uint64, error) {
 	alive := make([]uint64, len(names))
-	for i, r := range s.ask(ctx, names, func(name string) valkey.Completed { return s.client.B().Get().Key(aliveKey(name)).Build() }) {
+	for i, r := range s.ask(ctx, names, func(name string) valkey.Completed {
+		return s.client.B().Getrange().Key(aliveKey(name)).Start(0).End(maxShort).Build()
+	}) {
 		text, err := r.ToString()
 		if err != nil && !valkey.IsValkeyNil(err) && !unusable(err) {
 			return nil, err

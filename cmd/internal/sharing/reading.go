@@ -1,6 +1,7 @@
 package sharing
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,11 +64,18 @@ func want(s *Service, host string, strange bool) {
 }
 
 // restart starts all reads again on a new connection. Hosts whose rows were unusable must wait,
-// because they may have ended the previous connection.
+// because they may have ended the previous connection. If the server has lost its rows, and the filter
+// is still waiting for them, the rows that have been read were perhaps not all.
 func restart(s *Service) {
+	lost := !s.server.claimed.Equal(s.claimed)
+	s.claimed = s.server.claimed
 	for _, h := range s.reads {
+		if lost && !s.confirmed {
+			h.complete = false
+		}
+		h.wanted = h.wanted || h.step != nil || !h.complete
 		if h.step = nil; h.problem == "" {
-			h.next = time.Time{}
+			h.next, h.pause = time.Time{}, 0
 		}
 	}
 }
@@ -100,7 +108,11 @@ func complete(s *Service) bool {
 // readRows starts the reads that are due, and continues the started reads for readTime.
 func readRows(ctx context.Context, s *Service) error {
 	now := time.Now()
+	until := now.Add(readTime)
 	for host, h := range s.reads {
+		if time.Now().After(until) {
+			break
+		}
 		switch {
 		case h.step != nil:
 		case h.wanted && !now.Before(h.next):
@@ -111,20 +123,42 @@ func readRows(ctx context.Context, s *Service) error {
 			h.pause = 0
 		}
 	}
-	for until := now.Add(readTime); reading(s); {
-		for host, h := range s.reads {
-			if h.step == nil {
-				continue
-			}
-			if err := proceed(ctx, s, host, h); err != nil {
-				return err
-			}
-			if time.Now().After(until) {
-				return nil
-			}
+	for {
+		host := next(s)
+		if host == "" {
+			return nil
+		}
+		if err := proceed(ctx, s, host, s.reads[host]); err != nil {
+			return err
+		}
+		if time.Now().After(until) {
+			return nil
 		}
 	}
-	return nil
+}
+
+// next returns the host whose rows are read next, or "". Hosts whose rows have never been complete come
+// first, and hosts whose rows are read again and again come last. One host is read after the other, so
+// that some are complete even if each connection is short.
+func next(s *Service) (first string) {
+	var best *hostRows
+	for host, h := range s.reads {
+		if h.step == nil {
+			continue
+		}
+		before := best == nil
+		switch {
+		case before:
+		case h.complete != best.complete:
+			before = best.complete
+		default:
+			before = cmp.Or(cmp.Compare(h.pause, best.pause), cmp.Compare(host, first)) < 0
+		}
+		if before {
+			first, best = host, h
+		}
+	}
+	return first
 }
 
 // begin starts to read all of a host's rows. The stream is read from its latest message.

@@ -80,7 +80,10 @@ type Service struct {
 	wrong  map[string]string
 	reads  map[string]*hostRows // state of reading each host's rows
 	joined bool                 // the server has had this host's key
-	whole  bool                 // all names in the server's set have been checked at least once
+	// claimed is the time at which the latest server received the fleet's key. It changes when the
+	// server has lost its rows.
+	claimed time.Time
+	whole   bool // all names in the server's set have been checked at least once
 	// returned is a time: even if the server lost all rows just before this companion started, all
 	// other hosts have sent their rows again by then.
 	returned time.Time
@@ -210,7 +213,7 @@ func (s *Service) note(err error) error {
 	case err != nil:
 	case trouble(s) != nil:
 		err = trouble(s)
-	case !complete(s):
+	case !s.confirmed && !complete(s):
 		err = control.ErrStarting
 	}
 	return s.filter.Note(s.name, s.replica.Len(), 0, err)
@@ -375,7 +378,7 @@ func enter(ctx context.Context, s *Service) (err error) {
 	if err := discover(ctx, s); err != nil {
 		return err
 	}
-	if !s.joined {
+	if !s.confirmed {
 		s.returned = time.Now().Add(min(max(returnTime-s.now().Sub(s.server.claimed), 0), returnTime))
 	}
 	s.joined = true
