@@ -26,7 +26,9 @@ func listen(socket, group string) (net.Listener, error) {
 		if group != "" {
 			return nil, errors.New("-g is for Unix sockets only")
 		}
-		return net.Listen("tcp", address)
+		if _, _, err := net.SplitHostPort(address); err == nil {
+			return net.Listen("tcp", address)
+		}
 	}
 	return nil, fmt.Errorf("socket %q is neither unix:PATH nor inet:ADDRESS:PORT", socket)
 }

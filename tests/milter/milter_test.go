@@ -442,7 +442,7 @@ func TestFilterInUse(t *testing.T) {
 func TestSocket(t *testing.T) {
 	s := newSite(t)
 	for args, want := range map[string]string{
-		"-l tcp:1": "is neither unix:PATH nor inet:ADDRESS:PORT", "-l unix:sock": "is not an absolute path",
+		"-l tcp:1": "is neither unix:PATH nor inet:ADDRESS:PORT", "-l inet:9900@127.0.0.1": "is neither unix:PATH nor inet:ADDRESS:PORT", "-l unix:sock": "is not an absolute path",
 		"-l inet:127.0.0.1:9900 -g mail": "-g is for Unix sockets only", "-l unix:/run/x.sock -g nosuchgroup": "unknown group",
 		"-l unix:" + s.path("hosts"): "address already in use",
 	} {
