@@ -70,9 +70,7 @@ func TestUserOfService(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIP: the test needs root")
 	}
-	for name, want := range map[string]string{"nosuchuser": "create the user as in COMPANIONS", "root": "name a separate user", "0": "name a separate user"} {
-		if err := become(name); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", name, err)
-		}
+	if err := become("nosuchuser"); err == nil || !strings.Contains(err.Error(), "create the user as in COMPANIONS") {
+		t.Error(err)
 	}
 }

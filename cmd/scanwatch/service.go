@@ -121,9 +121,6 @@ func become(name string) error {
 	if err != nil {
 		return err
 	}
-	if id == 0 {
-		return fmt.Errorf("user of the companion: %s is root; name a separate user, as in COMPANIONS of scanwatch(8)", name)
-	}
 	group, err := strconv.Atoi(u.Gid)
 	if err != nil {
 		return err
