@@ -76,8 +76,8 @@ func compressed(name string) bool {
 	return maillog.Compressed(head[:n])
 }
 
-// existing returns an error if the state directory does not exist. Its owner is the user of the front
-// end, so that a mistyped directory must not be created.
+// existing returns an error if the state directory does not exist. A missing directory may be mistyped,
+// so it is not created.
 func existing(dir string) error {
 	_, err := os.Stat(dir)
 	if errors.Is(err, os.ErrNotExist) {

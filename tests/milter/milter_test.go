@@ -436,6 +436,9 @@ func TestFilterInUse(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "another front end uses the state directory") {
 		t.Errorf("%v: %s", err, out)
 	}
+	if text, err := os.ReadFile(filepath.Join(state, "front-end")); err == nil {
+		t.Errorf("the milter is registered as the front end: %s", text)
+	}
 }
 
 // TestSocket checks the sockets that milter-scanwatch opens, and the errors about them.

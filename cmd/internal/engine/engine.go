@@ -155,12 +155,12 @@ func (program *Program) name() string { return cmp.Or(program.FrontEnd, "smtpd")
 // nothing to the directory.
 func (p *Engine) Alone() (err error) {
 	_ = os.Mkdir(p.Dir(), 0o750)
-	p.frontEnd, err = control.Claim(p.Dir(), p.program.name())
-	if c, open := control.Dial(p.Dir()); open == nil { // a filter run by root cannot lock the file in its sandbox
+	if c, err := control.Dial(p.Dir()); err == nil { // a filter run by root cannot lock the file in its sandbox
 		c.Close()
-		err = control.ErrHeld
+		inUse(p.Dir(), p.Log)
+		return control.ErrHeld
 	}
-	switch {
+	switch p.frontEnd, err = control.Claim(p.Dir(), p.program.name()); {
 	case errors.Is(err, control.ErrHeld):
 		inUse(p.Dir(), p.Log)
 	case err != nil:

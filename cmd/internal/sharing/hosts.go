@@ -154,7 +154,7 @@ func (s *server) areAlive(ctx context.Context, names []string) ([]uint64, error)
 		return s.client.B().Getrange().Key(aliveKey(name)).Start(0).End(maxShort).Build()
 	}) {
 		text, err := r.ToString()
-		if err != nil && !valkey.IsValkeyNil(err) && !unusable(err) {
+		if err != nil && !unusable(err) {
 			return nil, err
 		}
 		if m, wrong := decode(s.key, names[i], []byte(text)); err == nil && wrong == nil {
