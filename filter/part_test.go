@@ -219,9 +219,18 @@ func TestBalanceOfUnknown(t *testing.T) {
 }
 
 // TestToleratedPipelining checks that a log's pipelining warnings cause a ban only if the server accepts
-// no mail in these sessions.
+// no mail and defers no recipients in these sessions.
 func TestToleratedPipelining(t *testing.T) {
-	for _, accepted := range []bool{true, false} {
+	for _, c := range []struct {
+		accepted bool
+		rcpt     smtp.Result
+		banned   bool
+	}{
+		{true, smtp.ResultOK, false},
+		{false, smtp.ResultOK, true},
+		{false, smtp.ResultTempfail, false},
+		{false, smtp.ResultPermfail, true},
+	} {
 		p, _, event := partSite(t, "mode enforce\nrule one-write phase end match count pipelining > 2 in 1h by src ban { 10m, 30m }\n")
 		banned := false
 		for id := range uint64(5) {
@@ -230,14 +239,14 @@ func TestToleratedPipelining(t *testing.T) {
 			banned = p.Ask(&smtp.Event{Kind: smtp.EventRequest, Session: id, Phase: smtp.PhaseConnect, Time: monday.UnixMicro()}).Decision >= smtp.Reject
 			on(smtp.Event{Kind: smtp.EventInput, Cause: smtp.CausePipelining})
 			on(smtp.Event{Kind: smtp.EventMail, Verb: smtp.VerbMail, Addr: []byte("a@example.net"), Result: smtp.ResultOK})
-			on(smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbRcpt, Addr: []byte("b@example.org"), Result: smtp.ResultOK})
-			if accepted {
+			on(smtp.Event{Kind: smtp.EventRcpt, Verb: smtp.VerbRcpt, Addr: []byte("b@example.org"), Result: c.rcpt})
+			if c.accepted {
 				on(smtp.Event{Kind: smtp.EventCommit, Result: smtp.ResultOK})
 			}
 			on(smtp.Event{Kind: smtp.EventDisconnect, Ending: smtp.EndingQuit})
 		}
-		if banned == accepted {
-			t.Errorf("mail accepted %t: banned %t", accepted, banned)
+		if banned != c.banned {
+			t.Errorf("mail accepted %t, recipient %v: banned %t", c.accepted, c.rcpt, banned)
 		}
 	}
 }

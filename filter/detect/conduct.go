@@ -98,8 +98,8 @@ func rejectedCommand(c *Case) {
 // protocol.
 //
 // smtpd then closes the connection. In a log, there is no reply code, because Postfix may only log a
-// warning. The finding then waits for the end of the session: if the server has accepted mail, the
-// client may be a program of a legitimate sender, and the confidence is low.
+// warning. The finding then waits for the end of the session: if the server has accepted mail or
+// deferred a recipient, the client may be a program of a legitimate sender, and the confidence is low.
 func pipelining(c *Case) {
 	ev, st := c.Event, c.State
 	if ev.Kind == smtp.EventInput {
@@ -119,7 +119,7 @@ func pipelining(c *Case) {
 	switch {
 	case c.Submission: // a mail program may start TLS immediately, without STARTTLS
 		f.Confidence = Low
-	case c.Counts.Mails > 0:
+	case c.Counts.Mails > 0 || ev.Kind == smtp.EventDisconnect && c.Counts.RcptTempfail > 0:
 		f.Confidence = Low
 	case st.first:
 		f.Match = "first"

@@ -127,7 +127,7 @@ func Read(logs []*Log, o Options) (c Counts, err error) {
 		}
 	}
 	if r.counts.Lines > 0 && r.counts.Smtpd == 0 {
-		return r.counts, errors.New("no lines from smtpd found; they begin with a time, a host and smtpd[PID]")
+		return r.counts, errors.New("no lines from smtpd found; they begin with a time, a host and smtpd[PID]; for another server's log, use the kind of that server")
 	}
 	return r.counts, nil
 }

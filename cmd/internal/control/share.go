@@ -92,7 +92,7 @@ func (s *Sharing) Hosts() []share.HostStatus {
 	for i := range list {
 		if h := &list[i]; h.Problem == "" && displaced[h.Name] > 0 {
 			h.Omitted = displaced[h.Name]
-			h.Problem = "all hosts together have too many rows, and this host has the most"
+			h.Problem = "all hosts together have too many rows, and this host has the most; some of its rows are not in use on this host"
 		}
 	}
 	return list

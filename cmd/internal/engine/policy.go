@@ -222,7 +222,7 @@ func (p *policies) reload(forced bool) error {
 		p.complain(err)
 		p.note(nil, "the new version is invalid, the previous one is in use; see scanwatch check")
 		p.log.Error("configuration invalid, keeping the previous one; see scanwatch check", "file", p.file)
-		return fmt.Errorf("load %s: invalid, keeping the previous configuration; see the mail log", p.file)
+		return fmt.Errorf("load %s: invalid, the previous configuration is still in use; see scanwatch check", p.file)
 	}
 	if text := zoneText(c.Policy); p.zones != text {
 		p.zones = text
