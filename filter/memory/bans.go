@@ -498,12 +498,24 @@ func newRuleNames() (n ruleNames) {
 	return n
 }
 
+// The list has room for maxNames names. Above maxOwnNames, reasons given by the operator are omitted,
+// and above maxForeignNames, the names of other hosts' rules are omitted. The other host's name is
+// never omitted: without it, the ban would count as this host's.
+const (
+	maxNames        = 1 << 16
+	maxOwnNames     = maxNames - 1<<12
+	maxForeignNames = 1 << 14
+)
+
 func (n *ruleNames) number(s string) uint16 {
 	if i, ok := n.index[s]; ok {
 		return i
 	}
-	if len(n.list) == 1<<16 {
-		return 0 // a run of the filter never has that many rules
+	switch origin, rule := splitOrigin(s); {
+	case origin == "" && len(n.list) >= maxOwnNames, len(n.list) == maxNames:
+		return 0
+	case origin != "" && rule != "" && len(n.list) >= maxForeignNames:
+		return n.foreign(origin, "")
 	}
 	if n.index == nil {
 		n.index = make(map[string]uint16)

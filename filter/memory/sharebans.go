@@ -29,17 +29,7 @@ func splitOrigin(rule string) (origin, name string) {
 	return "", rule
 }
 
-// maxForeignNames is the total number of rule names above which the names in other
-// hosts' rows are omitted.
-const maxForeignNames = 1 << 14
-
 func (n *ruleNames) foreign(origin, rule string) uint16 {
-	if len(n.list) >= maxForeignNames {
-		rule = ""
-	}
-	if len(n.list) >= 2*maxForeignNames {
-		return 0
-	}
 	return n.number(origin + originMark + rule)
 }
 

@@ -3,6 +3,7 @@ package memory
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -647,5 +648,57 @@ func TestFriendBanAfterFleetBan(t *testing.T) {
 		if !enforced(m, prefix, 3*time.Hour) {
 			t.Errorf("%s: the ban of the friend has ended", prefix)
 		}
+	}
+}
+
+// TestManyRuleNames checks that a ban keeps the name of the other host that imposed it, even if this
+// host or other hosts have used up all names of rules.
+func TestManyRuleNames(t *testing.T) {
+	for name, fill := range map[string]func(*ruleNames, int){
+		"own":   func(n *ruleNames, i int) { n.number(fmt.Sprint(i)) },
+		"other": func(n *ruleNames, i int) { n.foreign("mx3", fmt.Sprint(i)) },
+		"both":  func(n *ruleNames, i int) { n.foreign("mx3", fmt.Sprint(i)); n.number(fmt.Sprint(i)) },
+	} {
+		n := newRuleNames()
+		for i := range 2 * maxNames {
+			fill(&n, i)
+		}
+		if origin, _ := splitOrigin(n.list[n.foreign("mx4", "r")]); origin != "mx4" {
+			t.Errorf("%s: origin %q", name, origin)
+		}
+		if origin, _ := splitOrigin(n.list[n.number("r")]); origin != "" || len(n.list) > maxNames {
+			t.Errorf("%s: origin %q, %d names", name, origin, len(n.list))
+		}
+	}
+}
+
+// TestHostileRuleNames checks that no host can use up the names of rules. Its later ban would then
+// count as this host's, and affect exempt clients.
+func TestHostileRuleNames(t *testing.T) {
+	m := New()
+	m.UseKey([16]byte{1})
+	m.UseName("mx1")
+	m.Bans.HaveStanding()
+	m.Announce()
+	now := at(0)
+	start := uint32(now / 1e6)
+	send := func(p netip.Prefix, b ban, rule string) {
+		t.Helper()
+		names := newRuleNames()
+		b.rule, b.session = names.number(rule), 5
+		if _, err := m.Incoming([]Foreign{{Entry: kv.Entry{Bucket: BansBucket, Key: prefixKey(p), Value: names.value(b)}, Origin: "mx3"}}, 0, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range maxForeignNames + 100 { // each unban that this host sends again needs a name of its own
+		p := netip.PrefixFrom(manyHosts(i).Addr, 32)
+		send(p, ban{since: start - 10000, until: start - 100, flags: banRevoked}, fmt.Sprint("r", i))
+		send(p, ban{since: start - 10000, until: start + 10000}, "x")
+	}
+	m.Outgoing(1<<20, 0)
+	victim := netip.MustParsePrefix("192.0.2.1/32")
+	send(victim, ban{since: start - 5, until: start + daySeconds, flags: banManual}, "x")
+	if got := m.Bans.Banned(&Client{Addr: victim.Addr()}, now); len(got) != 1 || got[0].Origin != "mx3" {
+		t.Errorf("bans %+v", got)
 	}
 }

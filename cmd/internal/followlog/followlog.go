@@ -250,7 +250,7 @@ func (f *Front) report(err error) {
 			f.log.Warn("bans and facts may have expired before they begin", "err", message)
 		}
 	case f.foreign():
-		if message = fmt.Sprintf("no sessions of %s found; give the kind of the server that wrote the log, see scanwatch follow --help", f.Kind.Name); message != f.failed {
+		if message = fmt.Sprintf("no sessions of %s found yet; if another server writes the log, give its kind, see scanwatch follow --help", f.Kind.Name); message != f.failed {
 			f.log.Warn("log not understood", "err", message)
 		}
 	}
