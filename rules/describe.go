@@ -68,7 +68,13 @@ func (p *Policy) Describe(w io.Writer) error {
 		d.item(item)
 	}
 	if len(refusing) > 0 {
-		d.para("Hosts that sent mail on an earlier day, which this server accepted, are not banned, except for failed logins. Hosts that did so on many days are exempt from rules about lists, names, places and points, and rules about their behaviour reject them only temporarily. Rules that count unknown recipients do not reject a recipient that has received mail before.")
+		except := "for failed logins"
+		for _, r := range refusing {
+			if r.EvenTrusted && len(r.Ban) > 0 {
+				except += " or by the rule " + r.Name
+			}
+		}
+		d.para("Hosts that sent mail on an earlier day, which this server accepted, are not banned, except " + except + ". Hosts that did so on many days are exempt from rules about lists, names, places and points, and rules about their behaviour reject them only temporarily. Rules that count unknown recipients do not reject a recipient that has received mail before.")
 	}
 
 	d.rules("Rejected", refusing)
@@ -87,7 +93,7 @@ func (p *Policy) Describe(w io.Writer) error {
 		if p.Contact != "" {
 			contact = p.Contact
 		}
-		d.para("Every rejection ends with a reference of sixteen letters and digits, such as [0123456789abcdef]. Send it to " + contact +
+		d.para("Most rejections end with a reference of sixteen letters and digits, such as [0123456789abcdef]. Send it to " + contact +
 			", from another mail account or by other means if necessary. With the reference, the postmaster can find the reason and revoke the rejection.")
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(d.out.String(), "\n"))

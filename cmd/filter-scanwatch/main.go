@@ -22,7 +22,7 @@ var usage = `usage: filter-scanwatch [-nSvV] [-f file] [-s statedir]
 Record SMTP sessions and detect scanners. smtpd starts the filter:
 
     filter scanwatch proc-exec "filter-scanwatch"
-    listen on egress filter scanwatch
+    listen on 0.0.0.0 filter scanwatch
 
   -f file      configuration file (default ` + config.DefaultFile() + `, if it exists)
   -n           check the configuration and exit

@@ -84,7 +84,7 @@ func (s *service) missing() string {
 // grant access to it later.
 func (s *service) socket() (string, error) {
 	if _, err := os.Stat(s.runDir); err != nil {
-		return "", fmt.Errorf("directory of the filter's socket: %w; create it, owned by the filter's user, and restart smtpd, or correct rundir", err)
+		return "", fmt.Errorf("directory of the filter's socket: %w; create it, owned by the filter's user, and restart smtpd, or correct rundir; with a milter or a log, see Bans in scanwatch-servers(7)", err)
 	}
 	return control.SocketPath(s.runDir), nil
 }

@@ -87,7 +87,10 @@ func (p *printer) gaps(r *Result) {
 	if h.Cut > 0 {
 		p.say(2, "%s incomplete: %s omitted", text.Plural(h.Cut, "session"), text.Plural(h.Omitted, "step"))
 	}
-	if h.Ended > 0 {
+	switch {
+	case h.Ended > 0 && h.Resumed == 0:
+		p.say(2, "%s rejected by a rule when recorded; this policy would also reject them", text.Plural(h.Ended, "session"))
+	case h.Ended > 0:
 		p.say(2, "%s rejected by a rule when recorded; this policy would not reject %d of them, and how they would have continued is unknown", text.Plural(h.Ended, "session"), h.Resumed)
 	}
 	if h.EndingNo > 0 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"scanwatch/internal/prefix"
+	"scanwatch/internal/smtp"
 	"scanwatch/internal/text"
 	"scanwatch/rules"
 )
@@ -75,6 +76,11 @@ func (a *Answer) Letter(w io.Writer, zone *time.Location) error {
 		para("It was not rejected, because it is exempt from the rule. If a message is missing, there is another reason.")
 	case !r.Enforced:
 		para("It was not rejected: the rule is only on trial. If a message is missing, there is another reason.")
+	case r.Reply != "" && s.FrontEnd == "milter" && r.Phases == smtp.PhaseConnect.String(): // the server replaces the text
+		para("The server answered with the code %.3s.", r.Reply)
+	case r.Reply != "" && s.FrontEnd == "milter" && r.Decision == smtp.Disconnect.String(): // it may have rejected the recipient itself
+		para("The server answered, or would have answered the next command:")
+		b.WriteString("    " + r.Reply + "\n\n")
 	case r.Reply != "":
 		para("The server answered:")
 		b.WriteString("    " + r.Reply + "\n\n")

@@ -392,6 +392,24 @@ func TestLetter(t *testing.T) {
 	}
 }
 
+// TestMilterLetter checks that the letter quotes no reply that the client did not receive: a mail server
+// replaces a milter's reply to a connection, and prefers its own rejection of a recipient.
+func TestMilterLetter(t *testing.T) {
+	for _, c := range []struct{ frontEnd, phase, decision, want string }{
+		{"milter", "connect", "reject", "with the code 421."},
+		{"milter", "rcpt-to", "disconnect", "The server answered, or would have answered the next command:\n\n    421 4.7.1 No\n"},
+		{"milter", "rcpt-to", "reject", "The server answered:\n\n    421 4.7.1 No\n"},
+		{"", "connect", "disconnect", "The server answered:\n\n    421 4.7.1 No\n"},
+	} {
+		a := Answer{Sessions: []*Session{{Session: "00000000000000e1", Src: "203.0.113.7", FrontEnd: c.frontEnd,
+			Rules: []Rule{{Rule: "r", Decision: c.decision, Enforced: true, Phases: c.phase, Reply: "421 4.7.1 No"}}}}}
+		var b strings.Builder
+		if err := a.Letter(&b, time.UTC); err != nil || !strings.Contains(b.String(), c.want) || strings.Count(b.String(), "4.7.1") != strings.Count(c.want, "4.7.1") {
+			t.Errorf("%+v: %v\n%s", c, err, &b)
+		}
+	}
+}
+
 // TestListed checks that the cause and the letter name the rule's DNS list, but
 // not an account key in its zone.
 func TestListed(t *testing.T) {

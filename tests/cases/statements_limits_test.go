@@ -44,7 +44,7 @@ func limitRows() []statement {
 			s.Check(slices.Equal(long, []string{"scanner", "botnet"}), "long bans by %v", long)
 		})},
 		{presets, "During all other bans, the reply is temporary, so a mail server retries until the ban has ended", play(neighbour)},
-		{presets, "Clients that sent mail on an earlier day are banned only for failed logins", under(trial("1h"), knownNotBanned)},
+		{presets, "Clients that sent mail on an earlier day are banned only for failed logins, or by a rule with even trusted", under(trial("1h"), knownNotBanned)},
 		{presets, "Clients that sent mail on many days are rejected only for their behaviour, and with a temporary code", play(trustedConduct)},
 		{presets, "Directory harvest: a session with five unknown recipients and no other", play(harvestLimits)},
 		{presets, "The reply is temporary", play(func(s *Server) {

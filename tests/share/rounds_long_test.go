@@ -165,6 +165,21 @@ func TestSlowNetwork(t *testing.T) {
 // TestLossDuringRead checks a new host that has read only some rows when the server loses all of them. The
 // other hosts send their rows again later, and until then the new host must not enforce bans.
 func TestLossDuringRead(t *testing.T) {
+	t.Run("restart", func(t *testing.T) {
+		lossDuringRead(t, func(s *server, other *host) {
+			other.killCompanion()
+			s.stop()
+			s.start()
+			time.Sleep(10 * time.Second) // the other host starts later than the server
+			other.startCompanion()
+		})
+	})
+	t.Run("flushall", func(t *testing.T) { // connections remain
+		lossDuringRead(t, func(s *server, _ *host) { s.cli("flushall") })
+	})
+}
+
+func lossDuringRead(t *testing.T, lose func(*server, *host)) {
 	s := newServer(t, "redis")
 	f := newFleet(t, s)
 	a, b := f.host("mx1", ""), f.host("mx2", "")
@@ -186,11 +201,7 @@ func TestLossDuringRead(t *testing.T) {
 		status := c.scanwatch("status")
 		return strings.Contains(status, "host      mx1: ") && !strings.Contains(status, "mx1: 0 rows")
 	})
-	a.killCompanion()
-	s.stop()
-	s.start()
-	time.Sleep(10 * time.Second) // the other host starts later than the server
-	a.startCompanion()
+	lose(s, a)
 	start := time.Now()
 	for rejects := c.turnsAway("203.0.113.77"); !rejects(); time.Sleep(100 * time.Millisecond) {
 		if time.Since(start) > 5*time.Minute {

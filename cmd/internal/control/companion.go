@@ -145,7 +145,7 @@ func RunDirProblem(dir, state string, filter int) string {
 	info, err := os.Stat(dir)
 	switch {
 	case err != nil:
-		return fmt.Sprintf("%v; create it, owned by the filter's user, and restart smtpd", err)
+		return fmt.Sprintf("%v; create it, owned by the filter's user, and restart smtpd; with a milter or a log, set rundir, see Bans in scanwatch-servers(7)", err)
 	case !info.IsDir():
 		return dir + " is not a directory"
 	case info.Mode()&0o022 != 0:

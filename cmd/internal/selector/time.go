@@ -11,7 +11,7 @@ import (
 )
 
 // TimeForms describes the times accepted by ParseTime, for help text.
-const TimeForms = "90m, 1d12h, 2w, 12mo or 1y ago, today, yesterday, 2026-11-29, \"2026-11-29 12:00\", or RFC 3339"
+const TimeForms = "90m, 1d12h, 2w, 12mo or 1y (before now), today, yesterday, 2026-11-29, \"2026-11-29 12:00\", or RFC 3339"
 
 // maxYears is the longest span in years.
 const maxYears = 100

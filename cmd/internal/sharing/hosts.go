@@ -33,7 +33,7 @@ const (
 	rowsPerSample   = 10
 )
 
-var errNames = errors.New("the server's set {scanwatch}:hosts has too many names, or names that are too long; delete the set, running hosts add their names again")
+var errNames = errors.New("the server's set {scanwatch}:hosts has too many names, or names that are too long; delete the set while no new host is starting, and the running hosts add their names again")
 
 // names returns the next names in the set of hosts. If it returns errNames, the list is
 // incomplete.

@@ -193,6 +193,9 @@ func finish(s *Service, host string, h *hostRows, err error) error {
 	h.step = nil
 	switch {
 	case err == nil:
+		if back := time.Now().Add(2 * upkeep); h.problem != "" && s.returned.Before(back) {
+			s.returned = back // someone may have deleted the unusable rows, and the host has not yet sent them again
+		}
 		h.complete, h.strange, h.problem = true, false, ""
 	case !unusable(err):
 		return err

@@ -290,6 +290,11 @@ func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
 		return errors.Join(err, s.connectFilter())
 	}
+	if ready(s) { // the rows that have been read may be gone by now
+		if err := checkKey(ctx, s); err != nil {
+			return failServer(s, "server", err)
+		}
+	}
 	if err := s.connectFilter(); err != nil {
 		return err
 	}
@@ -378,11 +383,30 @@ func enter(ctx context.Context, s *Service) (err error) {
 	if err := discover(ctx, s); err != nil {
 		return err
 	}
+	await(s)
+	s.joined = true
+	s.next.upkeep = time.Time{}
+	return nil
+}
+
+// await makes the filter wait until the other hosts have sent their rows again, if the server may just
+// have lost them.
+func await(s *Service) {
 	if !s.confirmed {
 		s.returned = time.Now().Add(min(max(returnTime-s.now().Sub(s.server.claimed), 0), returnTime))
 	}
-	s.joined = true
-	s.next.upkeep = time.Time{}
+}
+
+// checkKey checks that the server still has the fleet's key. If the server has lost all rows, without
+// ending the connection, the rows of all hosts are read again.
+func checkKey(ctx context.Context, s *Service) error {
+	if err := s.server.check(ctx, true); err != nil {
+		return err
+	}
+	if !s.server.claimed.Equal(s.claimed) {
+		restart(s)
+		await(s)
+	}
 	return nil
 }
 
@@ -559,12 +583,17 @@ func (s *Service) sync() error {
 			return err
 		}
 	}
-	if s.confirmed || !complete(s) || s.waiting && time.Now().Before(s.returned) {
+	if !ready(s) {
 		return nil
 	}
 	err := control.SendComplete(s.filter)
 	s.confirmed = err == nil
 	return err
+}
+
+// ready reports whether the filter may now enforce the bans imposed by other hosts.
+func ready(s *Service) bool {
+	return !s.confirmed && complete(s) && !(s.waiting && time.Now().Before(s.returned))
 }
 
 func (s *Service) resend() error {
@@ -707,7 +736,7 @@ func (s *Service) upkeep(ctx context.Context) error {
 	if err := s.announce(ctx); err != nil {
 		return err
 	}
-	if err := s.server.check(ctx, true); err != nil {
+	if err := checkKey(ctx, s); err != nil {
 		return err
 	}
 	if err := discover(ctx, s); err != nil {
