@@ -108,8 +108,8 @@ func (m *messages) done(key string, ok bool) {
 	}
 	s.pending = slices.DeleteFunc(s.pending, func(other *message) bool { return other == one })
 	one.report(ok || one.known)
-	if len(s.pending) == 0 && s.ended {
-		m.table.finish(s)
+	if s.ended {
+		m.table.release(s.waits)
 	}
 }
 

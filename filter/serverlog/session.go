@@ -45,6 +45,7 @@ type session struct {
 	// pending contains the messages whose outcome is unknown. If the session has ended, it is reported
 	// once they are known, or after some time.
 	pending []*message
+	waits   netip.Addr // address whose sessions it waits with in table.waiting, or invalid
 
 	steps []step
 	text  []byte

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,8 +34,10 @@ type table struct {
 	first  *session // session that has been idle for the longest time
 	last   *session
 	free   []*session
-	now    int64 // newest time in the log
-	clock  func() time.Time
+	// waiting holds the ended sessions of each address that have not been reported yet, in order.
+	waiting map[netip.Addr][]*session
+	now     int64 // newest time in the log
+	clock   func() time.Time
 
 	serial uint64            // serial number of the latest session
 	line   []byte            // line that is being read
@@ -49,7 +52,7 @@ type table struct {
 }
 
 func newTable(kind *Kind, sink Sink) *table {
-	return &table{kind: kind, clock: time.Now, maxHeld: maxHeld, play: player{sink: sink}, rows: make(map[string]*session), seen: make(map[uint64]uint64)}
+	return &table{kind: kind, clock: time.Now, maxHeld: maxHeld, play: player{sink: sink}, rows: make(map[string]*session), waiting: make(map[netip.Addr][]*session), seen: make(map[uint64]uint64)}
 }
 
 // Jumps in the times of a log. Jumps that are smaller than backward occur because several processes
@@ -170,24 +173,53 @@ func (t *table) touch(s *session, at int64) {
 	}
 }
 
-// end stores how a session has ended. If no message of the session waits for its outcome, the
-// session is reported.
+// end stores how a session has ended. The session is reported once no message of it, or of an earlier
+// session of the same address, waits for its outcome. Otherwise, the missing members of a mailing list
+// would be reported before the existing ones.
 func (t *table) end(s *session, at int64, how smtp.Ending) {
 	s.last, s.ending, s.ended = max(s.last, at), how, true
-	if len(s.pending) == 0 {
+	a := s.src.Addr()
+	if !a.IsValid() || len(s.pending) == 0 && len(t.waiting[a]) == 0 {
 		t.finish(s)
-	} else { // the key can be used by the next session
-		delete(t.rows, s.key)
-		if s.name == "" {
-			s.name = s.key
-		}
-		s.key = "ended " + strconv.FormatUint(s.serial, 16)
-		t.rows[s.key] = s
+		return
+	}
+	t.waiting[a], s.waits = append(t.waiting[a], s), a
+	delete(t.rows, s.key) // the next session can use the key
+	if s.name == "" {
+		s.name = s.key
+	}
+	s.key = "ended " + strconv.FormatUint(s.serial, 16)
+	t.rows[s.key] = s
+}
+
+// release reports the ended sessions of an address that no longer wait.
+func (t *table) release(a netip.Addr) {
+	for len(t.waiting[a]) > 0 && len(t.waiting[a][0].pending) == 0 {
+		t.report(t.waiting[a][0])
 	}
 }
 
-// finish reports a session and removes it.
+// finish reports a session and removes it, and then the sessions that have waited for it.
 func (t *table) finish(s *session) {
+	a := s.waits
+	t.report(s)
+	t.release(a)
+}
+
+// stopWaiting removes a session from the sessions that wait.
+func (t *table) stopWaiting(s *session) {
+	if !s.waits.IsValid() {
+		return
+	}
+	all := slices.DeleteFunc(t.waiting[s.waits], func(other *session) bool { return other == s })
+	if t.waiting[s.waits] = all; len(all) == 0 {
+		delete(t.waiting, s.waits)
+	}
+	s.waits = netip.Addr{}
+}
+
+func (t *table) report(s *session) {
+	t.stopWaiting(s)
 	switch {
 	case s.ended || s.ending != smtp.EndingUnknown:
 	case s.talk != nil && s.talk.quit:
@@ -232,6 +264,7 @@ func (t *table) flush() {
 
 // forget removes a session without reporting it.
 func (t *table) forget(s *session) {
+	t.stopWaiting(s)
 	delete(t.rows, s.key)
 	t.remove(s)
 	t.held -= s.size

@@ -336,8 +336,13 @@ func (f *Front) consume(ctx context.Context, lines <-chan []byte, next chan<- st
 			now := time.Now()
 			f.live = now.Sub(f.fed) > time.Second // other lines may come from a file
 			f.read(now)
-			if next != nil {
-				next <- struct{}{}
+			if next == nil {
+				continue
+			}
+			select { // the reader may have ended
+			case next <- struct{}{}:
+			case <-ctx.Done():
+				return
 			}
 		case now := <-ticker.C:
 			f.stamps.Newest(now)
