@@ -20,7 +20,7 @@ type Lookup struct {
 	Pos
 	Name  string
 	Allow bool   // the list is an allowlist: a listing is a reason to exempt a client, not evidence
-	Zone  string // name of the zone; may contain KeyMark in place of one label
+	Zone  string // name of the zone; may contain KeyMark instead of one label
 	// Codes lists the return codes that mean that a host is listed. A return code is an address in
 	// the list's answer. Ignore lists other codes that the list may return. The codes in Ignore
 	// have no meaning here.

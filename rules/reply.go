@@ -10,7 +10,7 @@ import (
 // reference represents the session id in the text of a reply.
 const reference = "$session"
 
-// Temporary returns the text of a reply with a temporary code in place of its permanent code. To
+// Temporary returns the text of a reply with a temporary code instead of its permanent code. To
 // disconnect a client, the code is 421, because smtpd closes the connection only after 421.
 func Temporary(text string, d smtp.Decision) string {
 	if text == "" || text[0] != '5' {

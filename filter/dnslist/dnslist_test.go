@@ -70,7 +70,7 @@ func (b *bench) questions() string {
 	return digest.ReplaceAllString(fmt.Sprint(b.Questions(context.Background(), 0)), "")
 }
 
-// Answer stores an answer that contains the name of the list in place of its ID.
+// Answer stores an answer that contains the name of the list instead of its ID.
 func (b *bench) Answer(a Answer) error {
 	for _, l := range b.lists {
 		if l.Name == a.List {

@@ -690,7 +690,7 @@ func TestHostileRuleNames(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for i := range maxForeignNames + 100 { // each unban that this host sends again needs a name of its own
+	for i := range maxForeignNames + 100 { // each unban that this host sends again needs a separate name
 		p := netip.PrefixFrom(manyHosts(i).Addr, 32)
 		send(p, ban{since: start - 10000, until: start - 100, flags: banRevoked}, fmt.Sprint("r", i))
 		send(p, ban{since: start - 10000, until: start + 10000}, "x")

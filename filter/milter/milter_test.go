@@ -316,8 +316,13 @@ func TestRefusals(t *testing.T) {
 		{"5.1.1", "Recipient address rejected: User unknown in local recipient table", smtp.CauseUser},
 		{"5.1.1", "", smtp.CauseUser},                                    // Sendmail
 		{"5.1.1", "5.1.1 Did you mean gmail.example?", smtp.CauseFilter}, // a transport that the administrator has blocked
-		{"5.1.1", "Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 550 5.1.1 <joe@example.org>: no such user (in reply to RCPT TO command)", smtp.CauseRecipient},
-		{"5.1.1", "Recipient address rejected: undeliverable address: unknown user: \"joe\"", smtp.CauseRecipient},
+		{"5.1.1", "Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 550 5.1.1 <joe@example.org>: no such user (in reply to RCPT TO command)", smtp.CauseUser},
+		{"5.1.1", "Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 550-5.1.10 RESOLVER.ADR.RecipientNotFound", smtp.CauseUser},
+		{"5.1.1", "Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 550 <joe@example.org>: Recipient address rejected: User unknown in virtual mailbox table (in reply to RCPT TO command)", smtp.CauseUser},
+		{"5.1.1", "Recipient address rejected: undeliverable address: unknown user: \"joe\"", smtp.CauseUser},
+		{"5.1.1", "Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 554 5.7.1 Service unavailable; client blocked (in reply to RCPT TO command)", smtp.CauseFilter},
+		{"5.1.1", "Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] refused to talk to me: 554 5.7.1 said: 550 5.1.1 x", smtp.CauseFilter},
+		{"5.1.1", "Recipient address rejected: undeliverable address: Host or domain name not found", smtp.CauseFilter},
 		{"5.1.10", "Recipient address rejected: Domain x.example does not accept mail (nullMX)", smtp.CauseFilter},
 		{"5.7.1", "Relay access denied", smtp.CauseRelay},
 		{"4.7.1", "Relay access denied", smtp.CauseRelay},
@@ -334,6 +339,23 @@ func TestRefusals(t *testing.T) {
 		e := s.recipient([]byte("joe@example.org"), 0)
 		if e.Cause != c.want || (e.Result == smtp.ResultTempfail) != strings.HasPrefix(c.status, "4") {
 			t.Errorf("%s %s: cause %d, %v", c.status, c.text, e.Cause, e.Result)
+		}
+	}
+}
+
+// TestReplyDigit checks a text that begins with a digit. Postfix takes the digit for an enhanced status
+// code, and then ignores the milter for the rest of the session.
+func TestReplyDigit(t *testing.T) {
+	for text, want := range map[string]string{
+		"554 3 strikes":      "554 5.0.0 3 strikes",
+		"450 10 tries":       "421 4.0.0 10 tries",
+		"550 5 strikes":      "550 5.0.0 5 strikes",
+		"554 5.7.1 No":       "554 5.7.1 No",
+		"421 4.7.0 Too many": "421 4.7.0 Too many",
+		"550 No":             "550 No",
+	} {
+		if got := replyOf(smtp.Answer{Decision: smtp.Disconnect, Text: text}); got != want {
+			t.Errorf("%s: %q", text, got)
 		}
 	}
 }

@@ -337,6 +337,9 @@ func (c *conversation) answer(command byte, a smtp.Answer) error {
 // validReply matches the start of a reply that mail servers accept from a milter.
 var validReply = regexp.MustCompile(`^[45][0-9][0-9] .`)
 
+// enhancedReply matches replies with an enhanced status code (RFC 2034 section 4).
+var enhancedReply = regexp.MustCompile(`^(4[0-9]{2} 4|5[0-9]{2} 5)\.[0-9]{1,3}\.[0-9]{1,3}( |$)`)
+
 // maxText is the maximum length of a reply (RFC 5321 section 4.5.3.1.5).
 const maxText = 500
 
@@ -349,6 +352,9 @@ func replyOf(a smtp.Answer) string {
 	}
 	if a.Decision == smtp.Disconnect && text[0] == '4' {
 		text = "421" + text[3:]
+	}
+	if text[4] >= '0' && text[4] <= '9' && !enhancedReply.MatchString(text) { // Postfix would reject the reply, and ignore the milter
+		text = text[:4] + text[:1] + ".0.0 " + text[4:]
 	}
 	// Postfix and Sendmail interpret percent signs in the text.
 	return strings.Map(func(r rune) rune {

@@ -225,7 +225,7 @@ func (s *session) recipient(addr []byte, at int64) *smtp.Event {
 	switch {
 	case e.Cause == smtp.CauseNone:
 		e.Cause = smtp.CauseFilter
-	case e.Cause == smtp.CauseRecipient && (!strings.Contains(reason(text), " ") || smtpd.UserUnknown([]byte(text))):
+	case e.Cause == smtp.CauseRecipient && (!strings.Contains(reason(text), " ") || smtpd.UserUnknown([]byte(text)) || smtpd.Undeliverable([]byte(text))):
 		e.Cause = smtp.CauseUser
 	}
 	e.Reply = clip([]byte(text), maxExample)
@@ -246,7 +246,7 @@ var refusals = map[string]struct {
 	"5.1.1": {smtp.CauseRecipient, func(text string) bool {
 		reason := reason(text)
 		return strings.Contains(reason, "User unknown") || !strings.Contains(reason, " ") || // Sendmail omits the text
-			strings.HasPrefix(text, "Recipient address rejected: undeliverable address: ") // and the reply of the next server
+			smtpd.Undeliverable([]byte(text))
 	}},
 	"5.7.1": {smtp.CauseRelay, relayDenied},
 	"4.7.1": {smtp.CauseRelay, relayDenied}, // default of Postfix's defer_unauth_destination

@@ -50,7 +50,7 @@ func fold(dst, text []byte) int {
 	return n
 }
 
-// Mailbox appends a mailbox with a hash in place of its local part. The domain is kept, but the
+// Mailbox appends a mailbox with a hash instead of its local part. The domain is kept, but the
 // hash also depends on it. The null sender, role accounts, hashes and empty local parts are kept as
 // well. A source route (RFC 5321 appendix C) is hashed together with the local part. Text after the last
 // @ that is not a domain is hashed as well, because it may contain a local part.

@@ -223,8 +223,8 @@ func (p *postfix) connect(l *maillog.Line, _, rest []byte) bool {
 func unscreen(p *postfix, s *session) {
 	a := s.src.Addr()
 	one := p.screened[a]
-	delete(p.screened, a)
 	if from := one.session; from != nil && from.serial == one.serial && (from.src == s.src || s.src.Port() == 0) {
+		delete(p.screened, a)
 		for _, st := range from.steps {
 			s.add(st, from.get(st.a), from.get(st.b))
 		}
@@ -611,7 +611,7 @@ var refusals = []struct {
 	{"5.7.1 ", "Relay access denied", smtp.CauseRelay},
 	{"4.7.1 ", "Relay access denied", smtp.CauseRelay},
 	{"5.1.1 ", "Recipient address rejected: User unknown", smtp.CauseUser},
-	{"5.1.1 ", "Recipient address rejected: undeliverable", smtp.CauseRecipient},
+	{"5.1.1 ", "Recipient address rejected: undeliverable", smtp.CauseFilter}, // unless refusal knows more
 	{"4.1.1 ", "Recipient address rejected: User unknown", smtp.CauseUser},
 	{"5.1.3 ", "", smtp.CauseSyntax},
 }
@@ -639,6 +639,9 @@ func (r *rejection) cause() smtp.Cause {
 // refusal returns why Postfix has rejected a recipient.
 func (r *rejection) refusal() smtp.Cause {
 	text := r.text()
+	if bytes.HasPrefix(r.reply, []byte("5.1.1 ")) && smtpd.Undeliverable(text) {
+		return smtp.CauseUser
+	}
 	for _, one := range refusals {
 		if bytes.HasPrefix(r.reply, []byte(one.status)) && bytes.HasPrefix(text, []byte(one.text)) {
 			return one.cause

@@ -93,7 +93,8 @@ func repeated(l *maillog.Line) int {
 	if !ok || !found || !closed || err != nil || n < 1 {
 		return 1
 	}
-	if l.Text = rest; !bytes.HasPrefix(rest, []byte("warning: ")) && !bytes.HasPrefix(rest, []byte("NOQUEUE: ")) {
+	_, sendmail, _ := bytes.Cut(rest, []byte(": "))
+	if l.Text = rest; !bytes.HasPrefix(rest, []byte("warning: ")) && !bytes.HasPrefix(rest, []byte("NOQUEUE: ")) && !bytes.HasPrefix(sendmail, []byte("AUTH failure (")) {
 		return 1 // a session cannot begin or end twice
 	}
 	return min(n, maxRepeated)

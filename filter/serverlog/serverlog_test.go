@@ -251,7 +251,10 @@ func TestChosenText(t *testing.T) {
 			"cause=filter", "cause=relay"},
 		{"another server's reply about the recipient", "postfix",
 			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <gone@example.org>: Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 550 5.1.1 <gone@example.org>: no such user (in reply to RCPT TO command); from=<a@b.example> to=<gone@example.org> proto=ESMTP helo=<x>`,
-			"cause=recipient", "cause=filter"},
+			"cause=user", "cause=filter"},
+		{"another server's reply about its client", "postfix",
+			`Nov 29 07:40:00 mx postfix/smtpd[1]: NOQUEUE: reject: RCPT from unknown[203.0.113.1]: 550 5.1.1 <gone@example.org>: Recipient address rejected: undeliverable address: host store.example.org[192.0.2.7] said: 554 5.7.1 Service unavailable; client blocked (in reply to RCPT TO command); from=<a@b.example> to=<gone@example.org> proto=ESMTP helo=<x>`,
+			"cause=filter", "cause=user"},
 		{"fields in a quoted recipient", "sendmail",
 			`Nov 29 07:40:00 mx sm-mta[1]: 6AT7DYqF020891: ruleset=check_rcpt, arg1=<"a, relay=[192.0.2.9], reject=550 \">, relay="@far.example>, relay=[203.0.113.1], reject=550 5.7.1 <"a, relay=[192.0.2.9], reject=550 \">, relay="@far.example>... Relaying denied` + "\n" +
 				`Nov 29 07:40:02 mx sm-mta[1]: 6AT7DYqF020891: from=<a@b.example>, size=0, class=0, nrcpts=0, proto=ESMTP, daemon=MTA, relay=[203.0.113.1]`,
@@ -609,6 +612,35 @@ func TestRepeated(t *testing.T) {
 		_, rec := read(ByName("postfix"), []byte(connect+fmt.Sprintf(line, text)+last))
 		if got := strings.Count(rec.b.String(), "fail\n"); got != want {
 			t.Errorf("%s: %d failed logins, want %d:\n%.1000s", text, got, want, rec.b.String())
+		}
+	}
+	const mta = "Nov 29 07:40:01 mx sm-mta[1]: "
+	const failure = "6AT7DYqF020891: AUTH failure (LOGIN): authentication failure (-13) SASL(-13): x, user=a, relay=[203.0.113.1]"
+	_, rec := read(ByName("sendmail"), []byte(mta+failure+"\n"+mta+"message repeated 7 times: [ "+failure+"]\n"))
+	if got := strings.Count(rec.b.String(), "fail\n"); got != 8 {
+		t.Errorf("%d failed logins in Sendmail's log:\n%.1000s", got, rec.b.String())
+	}
+}
+
+// TestOrder checks that the sessions of an address are reported in the order in which they ended, even
+// if a message of an earlier one waits for its delivery.
+func TestOrder(t *testing.T) {
+	const log = `Nov 29 07:40:00 mx postfix/smtpd[1]: connect from l.example[203.0.113.1]
+Nov 29 07:40:00 mx postfix/smtpd[1]: AA11BB22CC33: client=l.example[203.0.113.1]
+Nov 29 07:40:00 mx postfix/smtpd[1]: disconnect from l.example[203.0.113.1] ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5
+Nov 29 07:40:01 mx postfix/smtpd[2]: connect from l.example[203.0.113.1]
+Nov 29 07:40:01 mx postfix/smtpd[2]: NOQUEUE: reject: RCPT from l.example[203.0.113.1]: 550 5.1.1 <g@example.org>: Recipient address rejected: User unknown; from=<l@l.example> to=<g@example.org> proto=ESMTP helo=<l.example>
+Nov 29 07:40:01 mx postfix/smtpd[2]: disconnect from l.example[203.0.113.1] ehlo=1 mail=1 rcpt=0/1 quit=1 commands=3/4
+`
+	const delivery = `Nov 29 07:40:06 mx postfix/qmgr[3]: AA11BB22CC33: from=<l@l.example>, size=9, nrcpt=1 (queue active)
+Nov 29 07:40:06 mx postfix/smtp[4]: AA11BB22CC33: to=<m@example.org>, relay=127.0.0.1[127.0.0.1]:10024, delay=6, delays=0/0/0/6, dsn=2.0.0, status=sent (ok)
+Nov 29 07:40:06 mx postfix/qmgr[3]: AA11BB22CC33: removed
+`
+	for _, end := range []string{delivery, "Nov 29 07:41:00 mx postfix/smtpd[5]: connect from x.example[203.0.113.2]\n", ""} {
+		_, rec := read(ByName("postfix"), []byte(log+end))
+		first, last := strings.Index(rec.b.String(), " commit"), strings.Index(rec.b.String(), "permfail")
+		if first < 0 || last < first {
+			t.Errorf("after %q:\n%s", end, rec.b.String())
 		}
 	}
 }

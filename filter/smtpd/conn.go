@@ -3,6 +3,7 @@ package smtpd
 import (
 	"bytes"
 	"net/netip"
+	"regexp"
 	"slices"
 
 	"scanwatch/internal/smtp"
@@ -112,6 +113,25 @@ func relayDenied(reply []byte) bool {
 func UserUnknown(reply []byte) bool {
 	reason := bytes.TrimPrefix(Reason(reply), []byte("5.1.1 "))
 	return bytes.HasPrefix(reason, []byte("Recipient address rejected: User unknown")) || bytes.HasPrefix(reason, []byte("User unknown"))
+}
+
+// said matches a next server's rejection, and its enhanced status code for a missing mailbox (RFC 3463
+// section 3.2; Exchange uses 5.1.10).
+var said = regexp.MustCompile(`^host \S+ said: 5\d\d[ -](5\.1\.10? )?`)
+
+// Undeliverable reports whether the text of a reply from Postfix means that a recipient does not exist
+// because a probe to it has failed (ADDRESS_VERIFICATION_README). A probe may also fail because the next
+// server rejects all mail.
+func Undeliverable(text []byte) bool {
+	why, ok := bytes.CutPrefix(text, []byte("Recipient address rejected: undeliverable address: "))
+	if !ok {
+		return false
+	}
+	if bytes.HasPrefix(why, []byte("unknown user: ")) {
+		return true
+	}
+	at := said.FindSubmatchIndex(why)
+	return at != nil && (at[2] >= 0 || UserUnknown(why[at[1]:]))
 }
 
 // Reason returns the part of a reply's text after the recipient. Replies of Postfix begin with

@@ -290,7 +290,7 @@ func (p *Engine) use(policy *rules.Policy, c *config.Config) {
 	}
 	p.writer.Rules(filter.RuleTexts(policy)) // records refer to these texts
 	p.Pipeline.Use(&filter.Settings{Policy: policy, ASN: c.ASN, Country: c.Country})
-	p.lookups.Use(policy.Lookups) // pending requests continue at once, so the pipeline must already have the policy
+	p.lookups.Use(policy.Lookups) // pending requests continue immediately, so the pipeline must already have the policy
 	p.memory.Bans.Restart()       // the mode and the exempt hosts may have changed
 }
 

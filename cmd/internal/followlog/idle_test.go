@@ -2,6 +2,7 @@ package followlog
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -134,4 +135,22 @@ func TestForeignLog(t *testing.T) {
 			t.Errorf("%s: %d warnings, %q", kind, logged, f.status().Problem)
 		}
 	}
+}
+
+// A stopper stops the program at its first event.
+type stopper struct {
+	counter
+	stop func()
+}
+
+func (s *stopper) Event(*smtp.Event) { s.stop() }
+
+// TestPipeStop checks that a pipe is no longer read when the program stops while it handles a line.
+func TestPipeStop(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	const session = "Nov 29 07:43:00 mx postfix/smtpd[302]: connect from x.example[203.0.113.22]\n" +
+		"Nov 29 07:43:00 mx postfix/smtpd[302]: disconnect from x.example[203.0.113.22] ehlo=1 quit=1 commands=2\n"
+	f := &Front{Kind: serverlog.ByName("postfix"), Stdin: strings.NewReader(strings.Repeat(session, 10)), Zone: time.UTC, log: slog.New(slog.DiscardHandler)}
+	f.begin(&stopper{stop: stop})
+	f.pipe(ctx) // must return
 }

@@ -290,7 +290,7 @@ func (s *Service) exchange(ctx context.Context) error {
 	if err := s.connectServer(ctx); err != nil {
 		return errors.Join(err, s.connectFilter())
 	}
-	if ready(s) { // the rows that have been read may be gone by now
+	if ready(s) { // the rows that have been read may have been lost since
 		if err := checkKey(ctx, s); err != nil {
 			return failServer(s, "server", err)
 		}
